@@ -1,0 +1,5 @@
+//! Candor watches a video, follows every face and says for each whether it looks synthetic.
+
+pub mod frame;
+pub mod geom;
+pub mod source;
