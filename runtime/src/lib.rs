@@ -7,6 +7,8 @@ pub mod engine;
 pub mod frame;
 pub mod geom;
 pub mod preprocess;
+pub mod report;
 pub mod resample;
 pub mod source;
+pub mod track;
 pub mod verdict;
