@@ -1,5 +1,8 @@
 //! Candor watches a video, follows every face and says for each whether it looks synthetic.
 
+pub mod appearance;
 pub mod frame;
 pub mod geom;
+pub mod preprocess;
 pub mod source;
+pub mod track;
