@@ -41,6 +41,9 @@ pub struct Settings {
     pub close_distance: f32,
     /// Looks farther than this from each remembered one are never the track's.
     pub reach_distance: f32,
+    /// A face not known for sure, but no farther than this from a track that has just gone from view,
+    /// waits without an id until that track comes back or [`Settings::coast_ns`] is over.
+    pub doubt_distance: f32,
     /// Looks farther than this from each remembered one are worth remembering.
     pub novel_distance: f32,
     /// By how much a pair must beat its rivals.
@@ -49,18 +52,22 @@ pub struct Settings {
     pub coast_ns: i64,
     /// Time after its last observation at which a track ends.
     pub remember_ns: i64,
+    /// The same for a track of fewer than three observations, which may be no face at all.
+    pub remember_brief_ns: i64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Settings {
-            far_distance: 0.37,
+            far_distance: 0.36,
             close_distance: 0.46,
-            reach_distance: 0.5,
+            reach_distance: 0.55,
+            doubt_distance: 0.6,
             novel_distance: 0.2,
             margin: 0.04,
             coast_ns: 700_000_000,
             remember_ns: 60_000_000_000,
+            remember_brief_ns: 2_000_000_000,
         }
     }
 }
@@ -123,7 +130,7 @@ impl Track {
         Track {
             id,
             motion: Motion::at_rest(seen.detection.bbox, pts_ns),
-            memory: Memory::new(&seen.appearance),
+            memory: Memory::new(&seen.appearance, pts_ns),
             is_displaced: false,
             first_ns: pts_ns,
             n_observations: 1,
@@ -155,6 +162,9 @@ struct Pair {
     known: f32,
 }
 
+/// Every slot's track against every observation; `None` where there is no track or no observation.
+type Pairs = [[Option<Pair>; MAX_FACES]; MAX_TRACKS];
+
 /// Follows faces from frame to frame.
 ///
 /// About 150 KiB, all inline: keep it in a `Box` where stacks are small.
@@ -184,8 +194,9 @@ impl Tracker {
             }
         }
         let is_duplicate = duplicates(observations);
-        let pairs = self.compare(pts_ns, observations);
-        let scores = self.score(&pairs, observations.len(), &is_duplicate);
+        let is_crowded = self.crowded(pts_ns, observations);
+        let pairs = self.compare(pts_ns, observations, &is_crowded);
+        let scores = self.score(&pairs, &is_duplicate);
         let slot_of = matching::sure_pairs(&scores, observations.len(), self.settings.margin);
 
         let mut is_matched = [false; MAX_TRACKS];
@@ -194,12 +205,9 @@ impl Tracker {
         }
         for (idx, seen) in observations.iter().enumerate() {
             let track_id = match slot_of[idx] {
-                Some(slot) => {
-                    let is_crowded = self.is_crowded(pts_ns, idx, observations, slot);
-                    self.observe(slot, seen, pts_ns, is_crowded)
-                }
+                Some(slot) => self.observe(slot, seen, pts_ns, is_crowded[idx]),
                 None if is_duplicate[idx] => None,
-                None if self.is_in_doubt(pts_ns, idx, &scores, &is_matched) => None,
+                None if self.is_in_doubt(pts_ns, idx, &pairs, &is_matched, is_crowded[idx]) => None,
                 None => Some(self.start(pts_ns, seen, &mut is_matched, &mut update.ended)),
             };
             // There are at most MAX_FACES observations.
@@ -224,24 +232,29 @@ impl Tracker {
 
     /// Ends the tracks not seen for too long.
     fn forget(&mut self, pts_ns: i64) -> Vec<Ended, MAX_TRACKS> {
-        let limit_ns = self.settings.remember_ns;
-        let is_old = |t: &mut Track| t.unseen_ns(pts_ns) > limit_ns;
+        let Settings { remember_ns, remember_brief_ns, .. } = self.settings;
+        let is_old = |t: &mut Track| {
+            let limit_ns = if t.n_observations < 3 { remember_brief_ns } else { remember_ns };
+            t.unseen_ns(pts_ns) > limit_ns
+        };
         self.slots.iter_mut().filter_map(|s| s.take_if(is_old)).map(|t| t.ended()).collect()
     }
 }
 
 impl Tracker {
     /// Compares every track with every observation.
-    fn compare(&self, pts_ns: i64, observations: &[Observation]) -> [[Option<Pair>; MAX_FACES]; MAX_TRACKS] {
+    fn compare(&self, pts_ns: i64, observations: &[Observation], is_crowded: &[bool; MAX_FACES]) -> Pairs {
         let mut pairs = [[None; MAX_FACES]; MAX_TRACKS];
         for (row, track) in pairs.iter_mut().zip(&self.slots) {
             let Some(track) = track else { continue };
             let is_current = self.is_current(track, pts_ns);
             let expected = track.motion.predict(pts_ns);
-            for (pair, seen) in row.iter_mut().zip(observations) {
+            for (idx, (pair, seen)) in row.iter_mut().zip(observations).enumerate() {
+                // Among faces that cross, the place says little.
+                let has_place = is_current && !is_crowded[idx];
                 let near = motion::agreement(&expected, &seen.detection.bbox);
                 *pair = Some(Pair {
-                    near: if is_current { near } else { 0.0 },
+                    near: if has_place { near } else { 0.0 },
                     latest: track.memory.distance_to_latest(&seen.appearance),
                     known: track.memory.distance(&seen.appearance),
                 });
@@ -251,19 +264,14 @@ impl Tracker {
     }
 
     /// Scores the pairs: by how much the looks are nearer than they have to be.
-    fn score(
-        &self,
-        pairs: &[[Option<Pair>; MAX_FACES]; MAX_TRACKS],
-        n_columns: usize,
-        is_duplicate: &[bool; MAX_FACES],
-    ) -> Scores {
+    fn score(&self, pairs: &Pairs, is_duplicate: &[bool; MAX_FACES]) -> Scores {
         let Settings { far_distance, close_distance, reach_distance, .. } = self.settings;
         // A stranger where a face was a moment ago: the layout may have changed, so no place counts.
         let is_stranger = |p: &Pair| p.near > SAME_PLACE && p.latest.min(p.known) > close_distance;
         let is_rearranged = pairs.iter().flatten().flatten().any(is_stranger);
         let mut scores = [[NEVER; MAX_FACES]; MAX_TRACKS];
         for (scores, pairs) in scores.iter_mut().zip(pairs) {
-            for (column, pair) in pairs.iter().enumerate().take(n_columns) {
+            for (column, pair) in pairs.iter().enumerate() {
                 let Some(pair) = pair else { continue };
                 if is_duplicate[column] || pair.known > reach_distance {
                     continue;
@@ -290,7 +298,7 @@ impl Tracker {
         }
         track.n_observations = track.n_observations.saturating_add(1);
         if !is_crowded {
-            track.memory.learn(&seen.appearance, &self.settings);
+            track.memory.learn(&seen.appearance, pts_ns, &self.settings);
         }
         Some(track.id)
     }
@@ -316,25 +324,35 @@ impl Tracker {
         self.n_started
     }
 
-    /// True when parts of another face may show in observation `idx`, which is the track's in `slot`.
-    fn is_crowded(&self, pts_ns: i64, idx: usize, observations: &[Observation], slot: usize) -> bool {
-        let bbox = observations[idx].detection.bbox;
-        let overlaps = |other: &Rect| bbox.overlap_min(other) > CROWDED_OVERLAP;
-        let is_by_another_box =
-            observations.iter().enumerate().any(|(other, o)| other != idx && overlaps(&o.detection.bbox));
-        let is_by_another_track = self.slots.iter().enumerate().any(|(other, track)| {
-            track.as_ref().is_some_and(|t| {
-                other != slot && self.is_current(t, pts_ns) && overlaps(&t.motion.predict(pts_ns))
-            })
-        });
-        is_by_another_box || is_by_another_track
+    /// Marks the observations in which parts of another face may show.
+    fn crowded(&self, pts_ns: i64, observations: &[Observation]) -> [bool; MAX_FACES] {
+        let current = self.slots.iter().flatten().filter(|t| self.is_current(t, pts_ns));
+        let expected: Vec<Rect, MAX_TRACKS> = current.map(|t| t.motion.predict(pts_ns)).collect();
+        let mut is_crowded = [false; MAX_FACES];
+        for (idx, seen) in observations.iter().enumerate() {
+            let overlaps = |other: &Rect| seen.detection.bbox.overlap_min(other) > CROWDED_OVERLAP;
+            // One of the boxes seen is its own, and one of those expected may be.
+            let n_seen = observations.iter().filter(|o| overlaps(&o.detection.bbox)).count();
+            let n_expected = expected.iter().filter(|bbox| overlaps(bbox)).count();
+            is_crowded[idx] = n_seen > 1 || n_expected > 1;
+        }
+        is_crowded
     }
 
     /// True when observation `idx` may yet turn out to be a track that was in the picture just now.
-    fn is_in_doubt(&self, pts_ns: i64, idx: usize, scores: &Scores, is_matched: &[bool; MAX_TRACKS]) -> bool {
+    fn is_in_doubt(
+        &self,
+        pts_ns: i64,
+        idx: usize,
+        pairs: &Pairs,
+        is_matched: &[bool; MAX_TRACKS],
+        is_crowded: bool,
+    ) -> bool {
         self.slots.iter().enumerate().any(|(slot, track)| {
-            let is_recent = track.as_ref().is_some_and(|t| t.unseen_ns(pts_ns) <= self.settings.coast_ns);
-            is_recent && !is_matched[slot] && scores[slot][idx] > -self.settings.margin
+            let is_missing = !is_matched[slot]
+                && track.as_ref().is_some_and(|t| t.unseen_ns(pts_ns) <= self.settings.coast_ns);
+            let is_like = |p: &Pair| p.latest.min(p.known) < self.settings.doubt_distance;
+            is_missing && (is_crowded || pairs[slot][idx].as_ref().is_some_and(is_like))
         })
     }
 
