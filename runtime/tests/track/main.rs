@@ -1,11 +1,20 @@
 //! The tracker against scripted scenes with ground truth: no id may ever cover two people, and one
 //! person should keep one id.
+//!
+//! The ignored tests measure, on pictures and detections of the user's own:
+//!
+//!     CANDOR_DETECTIONS=FILE cargo test --test track -- --ignored --nocapture
+//!
+//! FILE holds the lines that `tests/reference/mtcnn.py` prints for pictures named
+//! `CLIP@MILLISECONDS.jpg` (frames of a clip with one person) or otherwise (one person each).
 
 #![allow(clippy::unwrap_used, reason = "a failed test is how these tests speak")]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
 #![allow(clippy::cast_sign_loss, reason = "positive numbers")]
 
 mod crowd;
+mod looks;
+mod roc;
 mod scenes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -206,4 +215,44 @@ fn made_up_people_are_never_mixed() {
         tally.print(name);
     }
     assert!(mixed.is_empty(), "mixed ids in (script, people, seed): {mixed:?}");
+}
+
+fn detections() -> std::path::PathBuf {
+    std::env::var_os("CANDOR_DETECTIONS").expect("CANDOR_DETECTIONS names the detections").into()
+}
+
+#[test]
+#[ignore = "a measurement: needs pictures and their detections"]
+fn measure_looks() {
+    roc::print(&looks::read(&detections()));
+}
+
+/// The scripts with real people, whose looks are those of a clip's frames, played to and fro.
+#[test]
+#[ignore = "a measurement: needs clips' frames and their detections"]
+fn measure_scenes_of_real_people() {
+    let mut clips = looks::read(&detections());
+    clips.retain(|clip| clip.len() > 20);
+    let n_seeds: u64 = std::env::var("CANDOR_SEEDS").map_or(5, |n| n.parse().unwrap());
+    let mut by_name: BTreeMap<&str, Tally> = BTreeMap::new();
+    for seed in 0..n_seeds {
+        for n_people in 1..=9.min(clips.len()) {
+            let mut dice = Dice(seed ^ 0xc11b);
+            let mut cast: Vec<usize> = (0..clips.len()).collect();
+            let cast: Vec<usize> = (0..n_people).map(|_| cast.swap_remove(dice.below(cast.len()))).collect();
+            for script in scripts(n_people) {
+                let shots = play(&script, LENGTH_S, seed);
+                let tally = follow(&shots, |shot, face| {
+                    let Some(person) = face.person else { return crowd::no_face(&mut dice) };
+                    let clip = &clips[cast[person]];
+                    let step = (shot.pts_ns / 200_000_000) as usize % (2 * clip.len());
+                    clip[step.min(2 * clip.len() - 1 - step)].appearance.clone()
+                });
+                by_name.entry(script.name).or_default().add(&tally);
+            }
+        }
+    }
+    for (name, tally) in &by_name {
+        tally.print(name);
+    }
 }
