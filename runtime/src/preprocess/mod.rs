@@ -1,3 +1,4 @@
-//! Pixels between the source and the networks: colour, crops. Training and serving share it.
+//! From a captured frame to what the models see. The same code trains and serves.
 
+pub mod appearance;
 pub mod crop;
