@@ -2,4 +2,5 @@
 
 pub mod frame;
 pub mod geom;
+pub mod preprocess;
 pub mod source;

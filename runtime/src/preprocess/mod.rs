@@ -1,0 +1,3 @@
+//! From a captured frame to what the models see. The same code trains and serves.
+
+pub mod color;
