@@ -1,5 +1,7 @@
 //! Conversion to RGB against the definition in floating point and against ffmpeg.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use candor::frame::{ColorMatrix, ColorRange, Frame, PixelFormat, Plane, Rotation};
 use candor::preprocess::color::{to_rgb, to_rgb_into};
 use image::RgbImage;
@@ -20,11 +22,12 @@ fn shared(format: PixelFormat) -> (u32, u32) {
     }
 }
 
-/// A frame of noise whose rows are `padding` bytes apart, from a small generator of its own.
+/// A frame of noise whose rows are `padding` bytes apart, from a small generator of its own. Its codes
+/// are such as both ranges have.
 fn noise(format: PixelFormat, width_px: u32, height_px: u32, padding: usize, mut seed: u32) -> Frame {
     let mut next = move || {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (seed >> 24) as u8
+        16 + u8::try_from((seed >> 24) * 220 / 256).unwrap()
     };
     let (across, down) = shared(format);
     let chroma = (width_px.div_ceil(across), height_px.div_ceil(down));
@@ -132,6 +135,20 @@ fn every_format_matrix_and_range_keeps_to_the_definition() {
         }
     }
     println!("at most {largest:.3} of 255 from the definition");
+}
+
+/// Where luma is outside 16..=235, faster code takes it for black or white before chroma is added, which
+/// is as far off as the definition's own clamping lets it be. It must not wrap round.
+#[test]
+fn codes_outside_the_range_are_clamped() {
+    for format in FORMATS {
+        for matrix in MATRICES {
+            let mut frame = Frame { matrix, ..noise(format, 333, 67, 5, 1) };
+            frame.planes[0].samples.iter_mut().step_by(2).for_each(|sample| *sample = sample.wrapping_mul(7));
+            let off = worst(&frame, &to_rgb(&frame).unwrap());
+            assert!(off <= 25.0, "{format:?} {matrix:?}: {off} of 255 off");
+        }
+    }
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {

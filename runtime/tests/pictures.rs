@@ -1,5 +1,7 @@
 //! Stills and clips against what Pillow and ffmpeg make of them (golden/pictures/make.py).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use candor::frame::Frame;

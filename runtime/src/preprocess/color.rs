@@ -1,7 +1,7 @@
 //! Y'CbCr and grey frames to upright RGB.
 
 use image::RgbImage;
-use yuv::{YuvGrayImage, YuvPlanarImage, YuvRange, YuvStandardMatrix};
+use yuv::{YuvPlanarImage, YuvRange, YuvStandardMatrix};
 
 use crate::frame::{ColorMatrix, ColorRange, Frame, PixelFormat, Plane, Rotation};
 
@@ -33,8 +33,8 @@ pub fn to_rgb(frame: &Frame) -> Result<RgbImage, ColorError> {
 
 /// Puts the upright picture of `frame` into `rgb`, whose memory is used again.
 ///
-/// Matrix and range are the frame's; each chroma sample holds for all pixels of its block (no
-/// interpolation between blocks). Conversion is by ITU-T H.273 with at most 1 of 255 off.
+/// Matrix and range are the frame's (ITU-T H.273), at most 1.5 of 255 off; each chroma sample holds
+/// for all pixels of its block, with no interpolation between blocks.
 ///
 /// # Errors
 /// [`ColorError`] when the planes are too few or too short for the frame's size.
@@ -117,9 +117,12 @@ fn convert_rows(frame: &Frame, first_row: usize, n_rows: usize, out: &mut [u8]) 
             Ok(())
         }
         (PixelFormat::Gray, [y]) => {
-            let (y_plane, y_stride) = rows_from(y, first_row);
-            let gray = YuvGrayImage { y_plane, y_stride, width, height };
-            yuv::yuv400_to_rgb(&gray, out, out_stride, range, matrix)
+            let rows = y.samples[first_row * y.stride_bytes..].chunks(y.stride_bytes);
+            let levels = gray_levels(frame.range);
+            for (to, from) in out.chunks_exact_mut(width as usize * 3).zip(rows) {
+                to.chunks_exact_mut(3).zip(from).for_each(|(to, luma)| to.fill(levels[usize::from(*luma)]));
+            }
+            Ok(())
         }
         (_, [y, u, v]) => {
             let (y_plane, y_stride) = rows_from(y, first_row);
@@ -139,6 +142,17 @@ fn convert_rows(frame: &Frame, first_row: usize, n_rows: usize, out: &mut [u8]) 
         frame_idx: frame.frame_idx,
         expected: "planes that can be converted".to_owned(),
         found: cause.to_string(),
+    })
+}
+
+/// The grey level of every code of luma.
+fn gray_levels(range: ColorRange) -> [u8; 256] {
+    std::array::from_fn(|code| {
+        let level = match range {
+            ColorRange::Limited => ((code.clamp(16, 235) - 16) * 255 + 109) / 219,
+            ColorRange::Full => code,
+        };
+        u8::try_from(level).unwrap_or(u8::MAX)
     })
 }
 

@@ -90,6 +90,9 @@ impl<R: Read + Seek> AviSource<R> {
                 self.chunks.resync(chunk.at + 1, self.stream.idx)?;
                 continue;
             }
+            if chunk.is_list() {
+                continue;
+            }
             if !is_frame_id(&chunk.id, self.stream.idx) {
                 self.chunks.skip(&chunk)?;
                 continue;

@@ -59,7 +59,7 @@ pub(super) struct Header<'a> {
     pub(super) width_px: u32,
     pub(super) height_px: u32,
     is_limited_range: bool,
-    /// From the AVI1 segment: 0 both fields, 1 the upper field, 2 the lower field.
+    /// From the AVI1 segment (OpenDML, 6.1.5): 1 the upper field, 2 the lower field, 0 unknown or both.
     pub(super) field: u8,
 }
 

@@ -18,8 +18,9 @@ pub(super) fn decode(bytes: &[u8], height_px: u32) -> Result<Frame, JpegError> {
         let found = format!("{}x{}", second.width_px, second.height_px);
         return Err(JpegError { expected, found });
     }
-    let is_lower_first = Header::parse(bytes)?.field == 2;
-    Ok(if is_lower_first { weave(second, &first) } else { weave(first, &second) })
+    // A stream that says nothing has the lower field first, as ffmpeg takes it.
+    let is_upper_first = Header::parse(bytes)?.field == 1;
+    Ok(if is_upper_first { weave(first, &second) } else { weave(second, &first) })
 }
 
 fn decode_whole(bytes: &[u8]) -> Result<Frame, JpegError> {

@@ -109,7 +109,7 @@ def clips(goldens):
     frames = b"".join(scene(48, 32, seed).tobytes() for seed in range(4))
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "48x32", "-r", "30000/1001", "-i", "-"]
     for name, options in {
-        "mjpeg444.avi": ["-c:v", "mjpeg", "-pix_fmt", "yuvj444p"],
+        "mjpeg444.avi": ["-c:v", "mjpeg", "-pix_fmt", "yuvj444p", "-huffman", "default"],
         "mjpeg420.avi": ["-c:v", "mjpeg", "-pix_fmt", "yuvj420p"],
         "mjpeg_limited.avi": ["-c:v", "mjpeg", "-pix_fmt", "yuv444p", "-color_range", "tv", "-strict", "unofficial"],
     }.items():
