@@ -7,8 +7,11 @@ use std::io::Cursor;
 use crate::preprocess::color::to_rgb;
 use crate::source::{AviSource, FrameSource, SourceError, StillSource, Y4mSource};
 
+/// Takes any bytes.
+pub type Parse = fn(&[u8]);
+
 /// The parsers, by the names of their fuzz targets and corpus folders.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[("avi", avi), ("stills", stills), ("y4m", y4m)];
+pub const TARGETS: &[(&str, Parse)] = &[("avi", avi), ("stills", stills), ("y4m", y4m)];
 
 /// Frames that are read of one input; later ones take the same way.
 const MAX_FRAMES: usize = 64;

@@ -29,21 +29,12 @@ fn noise(format: PixelFormat, width_px: u32, height_px: u32, padding: usize, mut
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         16 + u8::try_from((seed >> 24) * 220 / 256).unwrap()
     };
-    let (across, down) = shared(format);
-    let chroma = (width_px.div_ceil(across), height_px.div_ceil(down));
-    let sizes = match format {
-        PixelFormat::Gray => vec![(width_px, height_px)],
-        PixelFormat::Rgb24 => vec![(width_px * 3, height_px)],
-        _ => vec![(width_px, height_px), chroma, chroma],
-    };
-    let planes = sizes
+    let planes = format
+        .plane_sizes(width_px, height_px)
         .into_iter()
-        .map(|(row_bytes, n_rows)| {
-            let stride_bytes = row_bytes as usize + padding;
-            Plane {
-                samples: (0..stride_bytes * n_rows as usize - padding).map(|_| next()).collect(),
-                stride_bytes,
-            }
+        .map(|(n_rows, row_bytes)| {
+            let stride_bytes = row_bytes + padding;
+            Plane { samples: (0..stride_bytes * n_rows - padding).map(|_| next()).collect(), stride_bytes }
         })
         .collect();
     Frame {

@@ -61,20 +61,9 @@ pub fn to_rgb_into(frame: &Frame, rgb: &mut RgbImage) -> Result<(), ColorError> 
     Ok(())
 }
 
-/// Rows and bytes a row of each plane.
-fn plane_sizes(format: PixelFormat, w: usize, h: usize) -> Vec<(usize, usize)> {
-    match format {
-        PixelFormat::I420 => vec![(h, w), (h.div_ceil(2), w.div_ceil(2)), (h.div_ceil(2), w.div_ceil(2))],
-        PixelFormat::I422 => vec![(h, w), (h, w.div_ceil(2)), (h, w.div_ceil(2))],
-        PixelFormat::I444 => vec![(h, w); 3],
-        PixelFormat::Gray => vec![(h, w)],
-        PixelFormat::Rgb24 => vec![(h, w * 3)],
-    }
-}
-
 fn check_planes(frame: &Frame) -> Result<(), ColorError> {
     let fault = |expected, found| Err(ColorError { frame_idx: frame.frame_idx, expected, found });
-    let sizes = plane_sizes(frame.format, frame.width_px as usize, frame.height_px as usize);
+    let sizes = frame.format.plane_sizes(frame.width_px, frame.height_px);
     if frame.width_px == 0 || frame.height_px == 0 {
         return fault("at least one pixel".to_owned(), format!("{}x{}", frame.width_px, frame.height_px));
     }
@@ -167,36 +156,31 @@ fn to_u32(n: usize) -> u32 {
 
 /// Writes `strip`, the stored rows from `first_row` on, to where they stand in the upright picture.
 fn turn_rows(rotation: Rotation, strip: &[u8], first_row: usize, (w, h): (usize, usize), upright: &mut [u8]) {
-    let n_rows = strip.len() / (w * 3);
-    let pixel = |row: usize, x: usize| &strip[(row * w + x) * 3..][..3];
+    let (strip, _) = strip.as_chunks::<3>();
+    let (upright, _) = upright.as_chunks_mut::<3>();
+    let n_rows = strip.len() / w;
     match rotation {
-        Rotation::None | Rotation::Cw180 => {
-            let end = (h - first_row) * w * 3;
-            let target = &mut upright[end - strip.len()..end];
-            target
-                .chunks_exact_mut(3)
-                .zip(strip.chunks_exact(3).rev())
-                .for_each(|(to, from)| to.copy_from_slice(from));
+        Rotation::None => upright[first_row * w..][..strip.len()].copy_from_slice(strip),
+        Rotation::Cw180 => {
+            let end = (h - first_row) * w;
+            upright[end - strip.len()..end]
+                .iter_mut()
+                .zip(strip.iter().rev())
+                .for_each(|(to, from)| *to = *from);
         }
         // Stored row y becomes column h - 1 - y.
         Rotation::Cw90 => {
-            for (x, line) in upright.chunks_exact_mut(h * 3).enumerate() {
-                let target = &mut line[(h - first_row - n_rows) * 3..(h - first_row) * 3];
-                target
-                    .chunks_exact_mut(3)
-                    .rev()
-                    .enumerate()
-                    .for_each(|(row, to)| to.copy_from_slice(pixel(row, x)));
+            let last = h - first_row;
+            for (x, line) in upright.chunks_exact_mut(h).enumerate() {
+                let column = strip[x..].iter().step_by(w);
+                line[last - n_rows..last].iter_mut().rev().zip(column).for_each(|(to, from)| *to = *from);
             }
         }
         // Stored column x becomes row w - 1 - x.
         Rotation::Cw270 => {
-            for (x, line) in upright.chunks_exact_mut(h * 3).rev().enumerate() {
-                let target = &mut line[first_row * 3..(first_row + n_rows) * 3];
-                target
-                    .chunks_exact_mut(3)
-                    .enumerate()
-                    .for_each(|(row, to)| to.copy_from_slice(pixel(row, x)));
+            for (x, line) in upright.chunks_exact_mut(h).rev().enumerate() {
+                let column = strip[x..].iter().step_by(w);
+                line[first_row..first_row + n_rows].iter_mut().zip(column).for_each(|(to, from)| *to = *from);
             }
         }
     }

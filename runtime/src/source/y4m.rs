@@ -78,15 +78,9 @@ impl<R: Read> Y4mSource<R> {
 
     /// Samples of each plane in stream order: rows and samples a row.
     fn plane_sizes(&self) -> Vec<(usize, usize)> {
-        let (w, h) = (self.width_px as usize, self.height_px as usize);
-        let mut planes = match self.layout.format {
-            PixelFormat::I420 => vec![(h, w), (h.div_ceil(2), w.div_ceil(2)), (h.div_ceil(2), w.div_ceil(2))],
-            PixelFormat::I422 => vec![(h, w), (h, w.div_ceil(2)), (h, w.div_ceil(2))],
-            PixelFormat::I444 => vec![(h, w); 3],
-            PixelFormat::Gray | PixelFormat::Rgb24 => vec![(h, w)],
-        };
+        let mut planes = self.layout.format.plane_sizes(self.width_px, self.height_px);
         if self.layout.has_alpha {
-            planes.push((h, w));
+            planes.extend_from_within(..1);
         }
         planes
     }
