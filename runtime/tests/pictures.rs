@@ -93,18 +93,24 @@ fn codecs_that_are_not_built_in_are_named_with_the_way_out() {
 }
 
 #[test]
-fn a_cut_or_broken_jpeg_gives_what_is_there_and_says_so() {
-    let whole = std::fs::read(golden("baseline444.jpg")).unwrap();
+fn a_cut_picture_gives_what_is_there_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("cut.jpg");
-    std::fs::write(&path, &whole[..whole.len() - 200]).unwrap();
-    let mut source = source::open(&path).unwrap();
-    assert_eq!(source.damage().n_frames_lost, 1);
-    let frames = all_frames(source.as_mut());
-    let expected = std::fs::read(golden("baseline444.jpg.rgb")).unwrap();
-    let first_rows = 8 * 37 * 3;
-    let (max, _) = compare::distance(&frames[0].planes[0].samples[..first_rows], &expected[..first_rows]);
-    assert!(max <= 3, "the first rows are {max} off");
+    for (name, max_allowed) in [("baseline444.jpg", 3), ("rgb.png", 0)] {
+        let whole = std::fs::read(golden(name)).unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, &whole[..whole.len() - 200]).unwrap();
+        let mut source = source::open(&path).unwrap();
+        assert_eq!(source.damage().n_frames_lost, 1, "{name}");
+        let frames = all_frames(source.as_mut());
+        let expected = std::fs::read(golden(&format!("{name}.rgb"))).unwrap();
+        let first_rows = 8 * 37 * 3;
+        let (max, _) = compare::distance(&frames[0].planes[0].samples[..first_rows], &expected[..first_rows]);
+        assert!(max <= max_allowed, "{name}: the first rows are {max} off");
+
+        std::fs::write(&path, &whole[..30]).unwrap();
+        let error = source::open(&path).err().unwrap();
+        assert!(matches!(error, SourceError::Malformed { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{Cursor, Read};
 
 use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageDecoder, Limits, RgbImage};
+use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, Limits, RgbImage, RgbaImage};
 
 use super::sniff::{self, Kind};
 use super::{Damage, FrameSource, SourceError, SourceInfo, jpeg};
@@ -30,8 +30,8 @@ impl StillSource {
     /// Decodes the picture; `path` is for messages.
     ///
     /// # Errors
-    /// [`SourceError`] when nothing of the picture can be decoded. A JPEG that is cut short or partly
-    /// broken is a frame with [`Damage`].
+    /// [`SourceError`] when nothing of the picture can be decoded. One that is cut short or partly broken
+    /// is a frame with [`Damage`].
     pub fn new(reader: impl Read, path: &str) -> Result<Self, SourceError> {
         let bytes = read_bounded(reader, path)?;
         let picture = decode(&bytes).map_err(|fault| fault.at(path))?;
@@ -112,7 +112,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Still, StillFault> {
                 .map_err(|cause| StillFault { what: "JPEG", expected: cause.expected, found: cause.found })?;
             Ok(Still { frame: upright(frame, orientation), damage, kind: "JPEG" })
         }
-        Kind::Png => Ok(Still { frame: decode_png(bytes)?, damage: None, kind: "PNG" }),
+        Kind::Png => decode_png(bytes),
         _ => {
             let found = sniff::describe_unknown(head);
             Err(StillFault { what: "picture", expected: "JPEG or PNG".to_owned(), found })
@@ -120,7 +120,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Still, StillFault> {
     }
 }
 
-fn decode_png(bytes: &[u8]) -> Result<Frame, StillFault> {
+fn decode_png(bytes: &[u8]) -> Result<Still, StillFault> {
     let fault =
         |expected: &str, found: String| StillFault { what: "PNG", expected: expected.to_owned(), found };
     let broken = |cause: image::ImageError| fault("PNG that can be decoded", cause.to_string());
@@ -136,14 +136,38 @@ fn decode_png(bytes: &[u8]) -> Result<Frame, StillFault> {
         return Err(fault(&expected, format!("{} MiB", decoder.total_bytes() >> 20)));
     }
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut pixels = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    let color = decoder.color_type();
+    let n_channels = color.channel_count();
+    let n_bytes = usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX);
+    let mut samples = vec![0; n_bytes];
+    // Rows that came before the fault stay in the buffer.
+    let damage = decoder.read_image(&mut samples).err().map(|cause| cause.to_string());
+    if let Some(found) = damage.clone().filter(|_| samples.iter().all(|sample| *sample == 0)) {
+        return Err(fault("PNG that can be decoded", found));
+    }
+    if color.bytes_per_pixel() > n_channels {
+        let (deep, _) = samples.as_chunks::<2>();
+        samples = deep.iter().map(|sample| to_8_bits(u16::from_ne_bytes(*sample))).collect();
+    }
+    let pixels: Option<DynamicImage> = match n_channels {
+        1 => GrayImage::from_raw(width_px, height_px, samples).map(Into::into),
+        2 => GrayAlphaImage::from_raw(width_px, height_px, samples).map(Into::into),
+        3 => RgbImage::from_raw(width_px, height_px, samples).map(Into::into),
+        _ => RgbaImage::from_raw(width_px, height_px, samples).map(Into::into),
+    };
+    let mut pixels = pixels.ok_or_else(|| fault("samples for every pixel", format!("{color:?}")))?;
     pixels.apply_orientation(orientation);
-    Ok(match pixels {
+    let frame = match pixels {
         DynamicImage::ImageLuma8(gray) => gray_frame(gray),
-        DynamicImage::ImageLuma16(_) => gray_frame(pixels.into_luma8()),
-        _ if pixels.color().has_alpha() => rgb_frame(over_black(pixels)),
-        _ => rgb_frame(pixels.into_rgb8()),
-    })
+        DynamicImage::ImageRgb8(rgb) => rgb_frame(rgb),
+        _ => rgb_frame(over_black(pixels)),
+    };
+    Ok(Still { frame, damage, kind: "PNG" })
+}
+
+/// 0..=65535 to 0..=255, rounded to nearest.
+fn to_8_bits(sample: u16) -> u8 {
+    u8::try_from((u32::from(sample) + 128) / 257).unwrap_or(u8::MAX)
 }
 
 fn over_black(pixels: DynamicImage) -> RgbImage {
