@@ -100,8 +100,9 @@ impl<R: Read + Seek> AviSource<R> {
             let n_left = self.chunks.n_bytes_left();
             if chunk.n_bytes > n_left || chunk.n_bytes > MAX_FRAME_BYTES {
                 // Either the file ends here, or the size is wrong and more frames follow.
-                self.damage.n_bytes_missing += chunk.n_bytes.min(MAX_FRAME_BYTES).saturating_sub(n_left);
-                self.damage.lose_frame(format!("frame {}: the file ends inside it", self.frame_idx));
+                let (frame_idx, n_bytes) = (self.frame_idx, chunk.n_bytes);
+                self.damage
+                    .lose_frame(format!("frame {frame_idx}: {n_bytes} bytes announced, {n_left} left"));
                 self.frame_idx += 1;
                 self.chunks.resync(chunk.at + 8, self.stream.idx)?;
                 continue;
@@ -113,8 +114,9 @@ impl<R: Read + Seek> AviSource<R> {
 
     fn finish(&mut self) {
         self.is_finished = true;
+        self.damage.n_bytes_missing = self.chunks.n_bytes_missing();
         let n_promised = self.info.n_frames.unwrap_or(0);
-        if self.chunks.is_cut_short() && n_promised > self.frame_idx {
+        if self.damage.n_bytes_missing > 0 && n_promised > self.frame_idx {
             self.damage.n_frames_lost += n_promised - self.frame_idx;
             self.damage.note(format!("the file ends after {} of {n_promised} frames", self.frame_idx));
         }
@@ -270,8 +272,8 @@ impl<R: Read + Seek> Chunks<R> {
         self.file_bytes.saturating_sub(self.at)
     }
 
-    fn is_cut_short(&self) -> bool {
-        self.declared_bytes > self.file_bytes
+    fn n_bytes_missing(&self) -> u64 {
+        self.declared_bytes.saturating_sub(self.file_bytes)
     }
 
     /// The next header; stands at its payload then, for a list at its first chunk.
