@@ -15,6 +15,20 @@ pub enum PixelFormat {
     Rgb24,
 }
 
+impl PixelFormat {
+    /// Rows and bytes a row of each plane, without padding, of a picture of `width_px` x `height_px`.
+    pub fn plane_sizes(self, width_px: u32, height_px: u32) -> Vec<(usize, usize)> {
+        let (w, h) = (width_px as usize, height_px as usize);
+        match self {
+            PixelFormat::I420 => vec![(h, w), (h.div_ceil(2), w.div_ceil(2)), (h.div_ceil(2), w.div_ceil(2))],
+            PixelFormat::I422 => vec![(h, w), (h, w.div_ceil(2)), (h, w.div_ceil(2))],
+            PixelFormat::I444 => vec![(h, w); 3],
+            PixelFormat::Gray => vec![(h, w)],
+            PixelFormat::Rgb24 => vec![(h, w * 3)],
+        }
+    }
+}
+
 /// The matrix that turns R'G'B' into Y'CbCr (ITU-T H.273, MatrixCoefficients).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColorMatrix {

@@ -1,8 +1,31 @@
 //! Where frames come from: video files, folders of pictures, single pictures, Y4M on a pipe.
 
+mod avi;
+mod jpeg;
+mod mjpeg;
+mod rate;
+mod sequence;
+mod sniff;
+mod still;
+mod y4m;
+
+use std::fs::File;
+use std::io::{self, Cursor, IsTerminal, Read, Seek};
 use std::path::Path;
 
-use crate::frame::Frame;
+pub use avi::AviSource;
+pub use rate::{FrameRate, FrameRateError};
+pub use sequence::SequenceSource;
+pub use still::StillSource;
+pub use y4m::Y4mSource;
+
+use crate::frame::{ColorMatrix, Frame};
+use sniff::Kind;
+
+/// Longest side of a picture that is decoded.
+pub const MAX_SIDE_PX: u32 = 16_384;
+/// Most pixels of a picture that is decoded; phones reach 108 million.
+pub const MAX_PIXELS: u64 = 120_000_000;
 
 /// What is known about a source before its frames are read.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +71,12 @@ impl Damage {
             self.notes.push(note);
         }
     }
+
+    /// Counts one lost frame and keeps why.
+    pub(crate) fn lose_frame(&mut self, why: impl Into<String>) {
+        self.n_frames_lost += 1;
+        self.note(why);
+    }
 }
 
 /// Why a source can't be read at all. Damage inside a readable source is a [`Damage`] instead.
@@ -61,13 +90,10 @@ pub enum SourceError {
         /// What was being done.
         operation: &'static str,
         /// The system's reason.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// The container is readable; its codec is not built in.
-    #[error(
-        "{path}: codec {codec} is not built in; this works: \
-         ffmpeg -i {path} -f yuv4mpegpipe -pix_fmt yuv420p - | candor scan -"
-    )]
+    #[error("{path}: codec {codec} is not built in; this works: {}", ffmpeg_pipe(.path))]
     UnsupportedCodec {
         /// The file.
         path: String,
@@ -75,10 +101,7 @@ pub enum SourceError {
         codec: String,
     },
     /// The bytes are no container or picture that is built in.
-    #[error(
-        "{path}: expected {expected}, found {found}; if ffmpeg reads it, this works: \
-         ffmpeg -i {path} -f yuv4mpegpipe -pix_fmt yuv420p - | candor scan -"
-    )]
+    #[error("{path}: expected {expected}, found {found}; if ffmpeg reads it, this works: {}", ffmpeg_pipe(.path))]
     UnknownFormat {
         /// The file.
         path: String,
@@ -122,9 +145,151 @@ pub trait FrameSource {
 /// # Errors
 /// [`SourceError`] when the path can't be read or nothing built in reads its bytes.
 pub fn open(path: &Path) -> Result<Box<dyn FrameSource>, SourceError> {
-    Err(SourceError::UnknownFormat {
-        path: path.display().to_string(),
-        expected: "MP4, MOV, AVI, Y4M, JPEG or PNG",
-        found: String::new(),
-    })
+    if path == Path::new("-") {
+        return open_stdin();
+    }
+    let name = path.display().to_string();
+    let io_error = |operation| {
+        let path = name.clone();
+        move |cause| SourceError::Io { path, operation, cause }
+    };
+    let mut file = File::open(path).map_err(io_error("open"))?;
+    let about = file.metadata().map_err(io_error("open"))?;
+    if about.is_dir() {
+        return Err(io_error("open")(io::ErrorKind::IsADirectory.into()));
+    }
+    let head = read_head(&mut file).map_err(io_error("read"))?;
+    let kind = sniff::identify(&head);
+    if kind == Kind::Y4m {
+        // Y4M must also come through a named pipe, which can't seek back to its start.
+        let n_bytes = about.is_file().then_some(about.len());
+        return Ok(Box::new(Y4mSource::new(Cursor::new(head).chain(file), &name, n_bytes)?));
+    }
+    if matches!(kind, Kind::Avi | Kind::Jpeg | Kind::Png) {
+        file.rewind().map_err(io_error("seek"))?;
+    }
+    match kind {
+        Kind::Avi => Ok(Box::new(AviSource::new(file, &name)?)),
+        Kind::Jpeg | Kind::Png => Ok(Box::new(StillSource::new(file, &name)?)),
+        _ => Err(not_built_in(&name, kind, &head, "MP4, MOV, AVI, Y4M, JPEG or PNG")),
+    }
+}
+
+/// Opens the JPEG and PNG pictures of a folder as the frames of one video, `frame2` before `frame10`.
+///
+/// # Errors
+/// [`SourceError`] when the folder can't be read or holds no picture.
+pub fn open_sequence(folder: &Path, rate: FrameRate) -> Result<Box<dyn FrameSource>, SourceError> {
+    Ok(Box::new(SequenceSource::open(folder, rate)?))
+}
+
+fn open_stdin() -> Result<Box<dyn FrameSource>, SourceError> {
+    const EXPECTED: &str = "Y4M on standard input";
+    let mut stdin = io::stdin();
+    if stdin.is_terminal() {
+        let found = "a terminal".to_owned();
+        return Err(SourceError::UnknownFormat { path: "-".to_owned(), expected: EXPECTED, found });
+    }
+    let head = read_head(&mut stdin).map_err(|cause| SourceError::Io {
+        path: "-".to_owned(),
+        operation: "read",
+        cause,
+    })?;
+    match sniff::identify(&head) {
+        Kind::Y4m => Ok(Box::new(Y4mSource::new(Cursor::new(head).chain(stdin), "-", None)?)),
+        kind => Err(not_built_in("-", kind, &head, EXPECTED)),
+    }
+}
+
+fn read_head(reader: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(sniff::HEAD_BYTES);
+    reader.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+fn not_built_in(path: &str, kind: Kind, head: &[u8], expected: &'static str) -> SourceError {
+    let found = match kind {
+        _ if head.is_empty() => {
+            return SourceError::Malformed {
+                path: path.to_owned(),
+                what: "content",
+                expected: expected.to_owned(),
+                found: "no bytes at all".to_owned(),
+            };
+        }
+        Kind::IsoMedia => "MP4 or MOV".to_owned(),
+        Kind::Avi => "AVI".to_owned(),
+        Kind::Y4m => "Y4M".to_owned(),
+        Kind::Jpeg => "JPEG".to_owned(),
+        Kind::Png => "PNG".to_owned(),
+        Kind::Foreign(name) => name.to_owned(),
+        Kind::Unknown => sniff::describe_unknown(head),
+    };
+    SourceError::UnknownFormat { path: path.to_owned(), expected, found }
+}
+
+/// The shell command that brings `path` into Candor through ffmpeg; quoted for a POSIX shell.
+pub fn ffmpeg_pipe(path: &str) -> String {
+    let input = match path {
+        "-" => "FILE".to_owned(),
+        // ffmpeg takes what stands before a colon for a protocol.
+        _ if path.contains(':') => shell_word(&format!("file:{path}")),
+        _ => shell_word(path),
+    };
+    format!("ffmpeg -i {input} -f yuv4mpegpipe -pix_fmt yuv420p - | candor scan -")
+}
+
+/// `text` as one word of a POSIX shell.
+fn shell_word(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+,:@%=".contains(&b);
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The matrix of a picture that doesn't name its own: SD is BT.601, larger is BT.709, as players guess.
+fn unnamed_matrix(width_px: u32, height_px: u32) -> ColorMatrix {
+    if width_px >= 1280 || height_px > 576 { ColorMatrix::Bt709 } else { ColorMatrix::Bt601 }
+}
+
+/// Checks a declared size against [`MAX_SIDE_PX`] and [`MAX_PIXELS`]; the error is what was found.
+fn check_size_px(width_px: u32, height_px: u32) -> Result<(), String> {
+    let is_fine = (1..=MAX_SIDE_PX).contains(&width_px)
+        && (1..=MAX_SIDE_PX).contains(&height_px)
+        && u64::from(width_px) * u64::from(height_px) <= MAX_PIXELS;
+    if is_fine { Ok(()) } else { Err(format!("{width_px}x{height_px} pixels")) }
+}
+
+/// The limits of [`check_size_px`] in words.
+fn size_limit() -> String {
+    format!("1 to {MAX_SIDE_PX} pixels a side and at most {} million", MAX_PIXELS / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_is_one_shell_word_whatever_the_name() {
+        for (path, word) in [
+            ("clip.mkv", "clip.mkv"),
+            ("my clip.mkv", "'my clip.mkv'"),
+            ("it's.mkv", r"'it'\''s.mkv'"),
+            ("$(reboot).mkv", "'$(reboot).mkv'"),
+            ("12:30.mkv", "file:12:30.mkv"),
+            ("-", "FILE"),
+        ] {
+            let expected = format!("ffmpeg -i {word} -f yuv4mpegpipe -pix_fmt yuv420p - | candor scan -");
+            assert_eq!(ffmpeg_pipe(path), expected);
+        }
+    }
+
+    #[test]
+    fn sizes_over_the_limits_are_refused() {
+        assert!(check_size_px(12_000, 9_000).is_ok());
+        for (width_px, height_px) in [(0, 5), (5, 0), (16_385, 1), (12_000, 12_000), (u32::MAX, u32::MAX)] {
+            assert!(check_size_px(width_px, height_px).is_err(), "{width_px}x{height_px}");
+        }
+    }
 }

@@ -1,0 +1,51 @@
+//! One function for each parser of outside bytes: fuzz targets and the corpus test call the same ones.
+//!
+//! A function takes any bytes at all and must return: no panic, no endless loop, no unbounded memory.
+
+use std::io::Cursor;
+
+use crate::preprocess::color::to_rgb;
+use crate::source::{AviSource, FrameSource, SourceError, StillSource, Y4mSource};
+
+/// Takes any bytes.
+pub type Parse = fn(&[u8]);
+
+/// The parsers, by the names of their fuzz targets and corpus folders.
+pub const TARGETS: &[(&str, Parse)] = &[("avi", avi), ("stills", stills), ("y4m", y4m)];
+
+/// Frames that are read of one input; later ones take the same way.
+const MAX_FRAMES: usize = 64;
+
+/// AVI with Motion JPEG.
+pub fn avi(bytes: &[u8]) {
+    drain(AviSource::new(Cursor::new(bytes), "fuzz"));
+}
+
+/// JPEG and PNG.
+pub fn stills(bytes: &[u8]) {
+    drain(StillSource::new(bytes, "fuzz"));
+}
+
+/// YUV4MPEG2.
+pub fn y4m(bytes: &[u8]) {
+    drain(Y4mSource::new(bytes, "fuzz", u64::try_from(bytes.len()).ok()));
+}
+
+/// Reads a source's frames and checks what every frame must be.
+fn drain(opened: Result<impl FrameSource, SourceError>) {
+    let mut source = match opened {
+        Ok(source) => source,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    let mut last_pts_ns = None;
+    for _ in 0..MAX_FRAMES {
+        let Ok(Some(frame)) = source.next_frame() else { break };
+        assert!(last_pts_ns < Some(frame.pts_ns) || frame.pts_ns == i64::MAX, "time must pass");
+        last_pts_ns = Some(frame.pts_ns);
+        let rgb = to_rgb(&frame).map(|rgb| rgb.dimensions());
+        assert_eq!(rgb, Ok(frame.upright_size_px()));
+    }
+}
