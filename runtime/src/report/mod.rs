@@ -3,9 +3,13 @@
 pub mod annotate;
 mod avc;
 pub mod draw;
+
+pub mod faces;
+pub mod json;
 mod movie;
 mod sparkline;
 mod strip;
+pub mod table;
 mod text;
 
 pub use sparkline::sparkline;
