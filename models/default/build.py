@@ -58,16 +58,20 @@ def manifest(model):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--into", type=Path, default=HERE)
-    into = parser.parse_args().into
+def build_into(into):
+    """Write model.onnx and manifest.json into the folder `into`."""
     checkpoint = fetch.fetch_all() / "lite0" / "lite0.pth"
     weights = UntrainedHead(checkpoint, SEED, ARCHITECTURES[MEMBER])
     save(build(MEMBER, weights, SIZE_PX, quantized=True), into / "model.onnx")
     described = manifest((into / "model.onnx").read_bytes())
     (into / "manifest.json").write_text(json.dumps(described, indent=2) + "\n")
     print(f"{into / 'model.onnx'}: {described['model']['size_bytes']} bytes, SHA-256 {described['model']['sha256']}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--into", type=Path, default=HERE)
+    build_into(parser.parse_args().into)
 
 
 if __name__ == "__main__":
