@@ -23,7 +23,7 @@ import threading
 import urllib.request
 
 PAGE = b"""<!doctype html><meta charset=utf-8><style>body{margin:0;background:#444}</style>
-<video id=video src=/video.mp4 muted controls style="max-width:100vw;max-height:100vh"></video>"""
+<video id=video src=/video.mp4 muted style="max-width:100vw;max-height:100vh"></video>"""
 
 # Seeks to the middle and reads that picture; the promise's value comes back to Python.
 CHECK = """
