@@ -37,12 +37,15 @@ const SAME_PLACE: f32 = 0.6;
 pub struct Settings {
     /// Looks this near are one person's wherever the face is, also after a cut.
     pub far_distance: f32,
+    /// The same among faces that overlap, where one shows parts of another.
+    pub crowded_distance: f32,
     /// Looks this near are one person's when the face is where it was a moment ago.
     pub close_distance: f32,
     /// Looks farther than this from each remembered one are never the track's.
     pub reach_distance: f32,
     /// A face not known for sure, but no farther than this from a track that has just gone from view,
-    /// waits without an id until that track comes back or [`Settings::coast_ns`] is over.
+    /// waits without an id until that track comes back or [`Settings::coast_ns`] is over. A face that
+    /// overlaps another waits for any track that has gone within [`Settings::crowd_ns`].
     pub doubt_distance: f32,
     /// Looks farther than this from each remembered one are worth remembering.
     pub novel_distance: f32,
@@ -50,6 +53,8 @@ pub struct Settings {
     pub margin: f32,
     /// Time after its last observation for which a face is taken to be where its motion says.
     pub coast_ns: i64,
+    /// Time for which somebody may be hidden by others who pass.
+    pub crowd_ns: i64,
     /// Time after its last observation at which a track ends.
     pub remember_ns: i64,
     /// The same for a track of fewer than three observations, which may be no face at all.
@@ -60,12 +65,14 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             far_distance: 0.36,
+            crowded_distance: 0.28,
             close_distance: 0.46,
             reach_distance: 0.55,
             doubt_distance: 0.6,
             novel_distance: 0.2,
             margin: 0.04,
             coast_ns: 700_000_000,
+            crowd_ns: 3_000_000_000,
             remember_ns: 60_000_000_000,
             remember_brief_ns: 2_000_000_000,
         }
@@ -162,6 +169,23 @@ struct Pair {
     known: f32,
 }
 
+impl Pair {
+    fn distance(&self) -> f32 {
+        self.latest.min(self.known)
+    }
+}
+
+/// What may be made of an observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// All of it.
+    Free,
+    /// Parts of another face may show, and the place says little.
+    Crowded,
+    /// Nothing: it's a second box on a face, or its box makes no sense.
+    Unfit,
+}
+
 /// Every slot's track against every observation; `None` where there is no track or no observation.
 type Pairs = [[Option<Pair>; MAX_FACES]; MAX_TRACKS];
 
@@ -193,10 +217,9 @@ impl Tracker {
                 track.is_displaced = true;
             }
         }
-        let is_duplicate = duplicates(observations);
-        let is_crowded = self.crowded(pts_ns, observations);
-        let pairs = self.compare(pts_ns, observations, &is_crowded);
-        let scores = self.score(&pairs, &is_duplicate);
+        let standings = self.standings(pts_ns, observations);
+        let pairs = self.compare(pts_ns, observations);
+        let scores = self.score(&pairs, &standings);
         let slot_of = matching::sure_pairs(&scores, observations.len(), self.settings.margin);
 
         let mut is_matched = [false; MAX_TRACKS];
@@ -205,9 +228,9 @@ impl Tracker {
         }
         for (idx, seen) in observations.iter().enumerate() {
             let track_id = match slot_of[idx] {
-                Some(slot) => self.observe(slot, seen, pts_ns, is_crowded[idx]),
-                None if is_duplicate[idx] => None,
-                None if self.is_in_doubt(pts_ns, idx, &pairs, &is_matched, is_crowded[idx]) => None,
+                Some(slot) => self.observe(slot, seen, pts_ns, standings[idx]),
+                None if standings[idx] == Standing::Unfit => None,
+                None if self.is_in_doubt(pts_ns, idx, &pairs, &is_matched, standings[idx]) => None,
                 None => Some(self.start(pts_ns, seen, &mut is_matched, &mut update.ended)),
             };
             // There are at most MAX_FACES observations.
@@ -243,18 +266,16 @@ impl Tracker {
 
 impl Tracker {
     /// Compares every track with every observation.
-    fn compare(&self, pts_ns: i64, observations: &[Observation], is_crowded: &[bool; MAX_FACES]) -> Pairs {
+    fn compare(&self, pts_ns: i64, observations: &[Observation]) -> Pairs {
         let mut pairs = [[None; MAX_FACES]; MAX_TRACKS];
         for (row, track) in pairs.iter_mut().zip(&self.slots) {
             let Some(track) = track else { continue };
             let is_current = self.is_current(track, pts_ns);
             let expected = track.motion.predict(pts_ns);
-            for (idx, (pair, seen)) in row.iter_mut().zip(observations).enumerate() {
-                // Among faces that cross, the place says little.
-                let has_place = is_current && !is_crowded[idx];
+            for (pair, seen) in row.iter_mut().zip(observations) {
                 let near = motion::agreement(&expected, &seen.detection.bbox);
                 *pair = Some(Pair {
-                    near: if has_place { near } else { 0.0 },
+                    near: if is_current { near } else { 0.0 },
                     latest: track.memory.distance_to_latest(&seen.appearance),
                     known: track.memory.distance(&seen.appearance),
                 });
@@ -264,21 +285,27 @@ impl Tracker {
     }
 
     /// Scores the pairs: by how much the looks are nearer than they have to be.
-    fn score(&self, pairs: &Pairs, is_duplicate: &[bool; MAX_FACES]) -> Scores {
-        let Settings { far_distance, close_distance, reach_distance, .. } = self.settings;
+    fn score(&self, pairs: &Pairs, standings: &[Standing; MAX_FACES]) -> Scores {
+        let Settings { far_distance, close_distance, crowded_distance, .. } = self.settings;
         // A stranger where a face was a moment ago: the layout may have changed, so no place counts.
-        let is_stranger = |p: &Pair| p.near > SAME_PLACE && p.latest.min(p.known) > close_distance;
-        let is_rearranged = pairs.iter().flatten().flatten().any(is_stranger);
+        let is_stranger = |(pair, standing): (&Option<Pair>, &Standing)| {
+            let Some(p) = pair else { return false };
+            *standing == Standing::Free && p.near > SAME_PLACE && p.distance() > close_distance
+        };
+        let is_rearranged = pairs.iter().any(|row| row.iter().zip(standings).any(is_stranger));
         let mut scores = [[NEVER; MAX_FACES]; MAX_TRACKS];
         for (scores, pairs) in scores.iter_mut().zip(pairs) {
-            for (column, pair) in pairs.iter().enumerate() {
+            for ((score, pair), standing) in scores.iter_mut().zip(pairs).zip(standings) {
                 let Some(pair) = pair else { continue };
-                if is_duplicate[column] || pair.known > reach_distance {
-                    continue;
+                let limit = match standing {
+                    Standing::Unfit => continue,
+                    Standing::Crowded => crowded_distance,
+                    Standing::Free if is_rearranged => far_distance,
+                    Standing::Free => far_distance + pair.near * (close_distance - far_distance),
+                };
+                if pair.known <= self.settings.reach_distance {
+                    *score = limit - pair.distance();
                 }
-                let near = if is_rearranged { 0.0 } else { pair.near };
-                let limit = far_distance + near * (close_distance - far_distance);
-                scores[column] = limit - pair.latest.min(pair.known);
             }
         }
         scores
@@ -287,7 +314,7 @@ impl Tracker {
 
 impl Tracker {
     /// Adds an observation to the track in `slot`.
-    fn observe(&mut self, slot: usize, seen: &Observation, pts_ns: i64, is_crowded: bool) -> Option<u32> {
+    fn observe(&mut self, slot: usize, seen: &Observation, pts_ns: i64, standing: Standing) -> Option<u32> {
         let track = self.slots[slot].as_mut()?;
         let bbox = seen.detection.bbox;
         if track.is_displaced || track.unseen_ns(pts_ns) > self.settings.coast_ns {
@@ -297,7 +324,7 @@ impl Tracker {
             track.motion.observe(bbox, pts_ns);
         }
         track.n_observations = track.n_observations.saturating_add(1);
-        if !is_crowded {
+        if standing == Standing::Free {
             track.memory.learn(&seen.appearance, pts_ns, &self.settings);
         }
         Some(track.id)
@@ -324,19 +351,23 @@ impl Tracker {
         self.n_started
     }
 
-    /// Marks the observations in which parts of another face may show.
-    fn crowded(&self, pts_ns: i64, observations: &[Observation]) -> [bool; MAX_FACES] {
+    /// What may be made of each observation.
+    fn standings(&self, pts_ns: i64, observations: &[Observation]) -> [Standing; MAX_FACES] {
         let current = self.slots.iter().flatten().filter(|t| self.is_current(t, pts_ns));
         let expected: Vec<Rect, MAX_TRACKS> = current.map(|t| t.motion.predict(pts_ns)).collect();
-        let mut is_crowded = [false; MAX_FACES];
-        for (idx, seen) in observations.iter().enumerate() {
-            let overlaps = |other: &Rect| seen.detection.bbox.overlap_min(other) > CROWDED_OVERLAP;
+        std::array::from_fn(|idx| {
+            let Some(seen) = observations.get(idx) else { return Standing::Unfit };
+            let bbox = seen.detection.bbox;
+            let is_same = |before: &Observation| before.detection.bbox.iou(&bbox) > DUPLICATE_IOU;
+            if !bbox.is_finite() || observations[..idx].iter().any(is_same) {
+                return Standing::Unfit;
+            }
+            let overlaps = |other: &Rect| bbox.overlap_min(other) > CROWDED_OVERLAP;
             // One of the boxes seen is its own, and one of those expected may be.
             let n_seen = observations.iter().filter(|o| overlaps(&o.detection.bbox)).count();
             let n_expected = expected.iter().filter(|bbox| overlaps(bbox)).count();
-            is_crowded[idx] = n_seen > 1 || n_expected > 1;
-        }
-        is_crowded
+            if n_seen > 1 || n_expected > 1 { Standing::Crowded } else { Standing::Free }
+        })
     }
 
     /// True when observation `idx` may yet turn out to be a track that was in the picture just now.
@@ -346,13 +377,16 @@ impl Tracker {
         idx: usize,
         pairs: &Pairs,
         is_matched: &[bool; MAX_TRACKS],
-        is_crowded: bool,
+        standing: Standing,
     ) -> bool {
-        self.slots.iter().enumerate().any(|(slot, track)| {
-            let is_missing = !is_matched[slot]
-                && track.as_ref().is_some_and(|t| t.unseen_ns(pts_ns) <= self.settings.coast_ns);
-            let is_like = |p: &Pair| p.latest.min(p.known) < self.settings.doubt_distance;
-            is_missing && (is_crowded || pairs[slot][idx].as_ref().is_some_and(is_like))
+        let Settings { coast_ns, crowd_ns, doubt_distance, .. } = self.settings;
+        (0..MAX_TRACKS).filter(|slot| !is_matched[*slot]).any(|slot| {
+            let (Some(track), Some(pair)) = (&self.slots[slot], &pairs[slot][idx]) else {
+                return false;
+            };
+            let unseen_ns = track.unseen_ns(pts_ns);
+            let is_hidden = standing == Standing::Crowded && unseen_ns <= crowd_ns;
+            is_hidden || (unseen_ns <= coast_ns && pair.distance() < doubt_distance)
         })
     }
 
@@ -362,13 +396,125 @@ impl Tracker {
     }
 }
 
-/// Marks the observations that are a second box on a face that comes before them.
-fn duplicates(observations: &[Observation]) -> [bool; MAX_FACES] {
-    let mut is_duplicate = [false; MAX_FACES];
-    for (idx, seen) in observations.iter().enumerate() {
-        let bbox = seen.detection.bbox;
-        is_duplicate[idx] = !bbox.is_finite()
-            || observations[..idx].iter().any(|before| before.detection.bbox.iou(&bbox) > DUPLICATE_IOU);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geom::Point;
+
+    const SECOND_NS: i64 = 1_000_000_000;
+
+    /// Somebody, told apart by colour, at `x`.
+    fn somebody(person: u8, x: f32) -> Observation {
+        let cell = [person % 2 * 200, person % 10 * 25, person / 10 * 25];
+        Observation {
+            detection: Detection {
+                bbox: Rect { x, y: 50.0, w: 80.0, h: 100.0 },
+                landmarks: [Point::default(); 5],
+                confidence: 0.99,
+            },
+            appearance: Appearance { head: [cell; 64], body: [cell; 24] },
+        }
     }
-    is_duplicate
+
+    fn tracker() -> Box<Tracker> {
+        Box::new(Tracker::new(Settings::default()))
+    }
+
+    #[test]
+    fn two_who_change_places_keep_their_ids() {
+        let mut tracker = tracker();
+        let first = tracker.update(0, &[somebody(1, 0.0), somebody(38, 500.0)], false);
+        assert_eq!(first.track_ids[..], [Some(1), Some(2)]);
+        let swapped = [somebody(38, 0.0), somebody(1, 500.0)];
+        let second = tracker.update(SECOND_NS / 10, &swapped, false);
+        assert_eq!(second.track_ids[..], [Some(2), Some(1)]);
+        assert!(second.ended.is_empty());
+    }
+
+    #[test]
+    fn look_alikes_keep_their_ids_in_place_and_lose_them_at_a_cut() {
+        let mut tracker = tracker();
+        let twins = [somebody(1, 0.0), somebody(1, 500.0)];
+        for step in 0..5 {
+            let update = tracker.update(step * SECOND_NS / 10, &twins, false);
+            assert_eq!(update.track_ids[..], [Some(1), Some(2)]);
+        }
+        let after_cut = tracker.update(SECOND_NS, &twins, true);
+        assert_eq!(after_cut.track_ids[..], [None, None]);
+        let later = tracker.update(3 * SECOND_NS, &twins, false);
+        assert_eq!(later.track_ids[..], [Some(3), Some(4)]);
+    }
+
+    #[test]
+    fn a_face_found_twice_gets_one_id() {
+        let update = tracker().update(0, &[somebody(1, 0.0), somebody(1, 5.0)], false);
+        assert_eq!(update.track_ids[..], [Some(1), None]);
+    }
+
+    #[test]
+    fn tracks_end_once_after_their_time() {
+        let mut tracker = tracker();
+        for step in 0..4 {
+            tracker.update(step * SECOND_NS / 10, &[somebody(1, 0.0)], false);
+        }
+        assert!(tracker.update(60 * SECOND_NS, &[], false).ended.is_empty());
+        let ended = tracker.update(61 * SECOND_NS, &[], false).ended;
+        let expected = Ended { track_id: 1, first_ns: 0, last_ns: 3 * SECOND_NS / 10, n_observations: 4 };
+        assert_eq!(ended[..], [expected]);
+        assert!(tracker.finish().is_empty());
+    }
+
+    #[test]
+    fn the_oldest_makes_room() {
+        let mut tracker = tracker();
+        let mut ended = std::vec::Vec::new();
+        for n in 0..100_u8 {
+            let stranger = somebody(n, f32::from(n) * 200.0);
+            let update = tracker.update(i64::from(n) * SECOND_NS / 100, &[stranger], true);
+            assert_eq!(update.track_ids[..], [Some(u32::from(n) + 1)]);
+            ended.extend(update.ended.iter().map(|e| e.track_id));
+        }
+        assert_eq!(ended, std::vec::Vec::from_iter(1..=36));
+        ended.extend(tracker.finish().iter().map(|e| e.track_id));
+        ended.sort_unstable();
+        assert_eq!(ended, std::vec::Vec::from_iter(1..=100));
+    }
+
+    #[test]
+    fn a_crowd_beyond_capacity_is_cut_short() {
+        let crowd: std::vec::Vec<Observation> = (0..40).map(|n| somebody(n, f32::from(n) * 200.0)).collect();
+        let mut tracker = tracker();
+        assert_eq!(tracker.update(0, &crowd, false).track_ids.len(), MAX_FACES);
+        let again = tracker.update(SECOND_NS / 10, &crowd, false);
+        assert_eq!(again.track_ids[31], Some(32));
+    }
+
+    #[test]
+    fn broken_boxes_and_times_do_no_harm() {
+        let mut tracker = tracker();
+        for (pts_ns, x, w) in [
+            (0, f32::NAN, 80.0),
+            (i64::MAX, 0.0, f32::INFINITY),
+            (i64::MIN, f32::MAX, 80.0),
+            (0, f32::MIN, 0.0),
+            (i64::MAX, 0.0, 80.0),
+        ] {
+            let mut seen = somebody(1, x);
+            seen.detection.bbox.w = w;
+            let update = tracker.update(pts_ns, &[seen], false);
+            assert_eq!(update.track_ids[0].is_none(), !(x + w).is_finite());
+            assert!(tracker.predict(pts_ns).len() <= MAX_TRACKS);
+        }
+    }
+
+    #[test]
+    fn only_faces_in_the_picture_are_expected() {
+        let mut tracker = tracker();
+        tracker.update(0, &[somebody(1, 0.0)], false);
+        let expected = tracker.predict(SECOND_NS / 10);
+        assert_eq!(expected[..], [Expected { track_id: 1, bbox: somebody(1, 0.0).detection.bbox }]);
+        assert!(tracker.predict(SECOND_NS).is_empty());
+        tracker.update(SECOND_NS / 10, &[], true);
+        assert!(tracker.predict(SECOND_NS / 10).is_empty());
+    }
 }

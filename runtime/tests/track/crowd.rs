@@ -1,6 +1,6 @@
 //! Made-up people whose looks vary over time and from each other as those of real ones do.
 
-use candor::appearance::{Appearance, BODY_COLUMNS, BODY_ROWS, Cell, HEAD_SIDE};
+use candor::appearance::{Appearance, BODY_COLUMNS, Cell, HEAD_SIDE};
 
 use crate::scenes::Dice;
 
@@ -110,7 +110,16 @@ fn cover<const COLUMNS: usize>(seen: &mut [Cell], other: &[Cell], share: f32) {
 
 /// Something that is no face: anything at all.
 pub(crate) fn no_face(dice: &mut Dice) -> Appearance {
-    let n_body = BODY_COLUMNS * BODY_ROWS;
-    assert_eq!(n_body, 24);
     Person::new(dice).look(0.0, dice, 0.0, None)
+}
+
+/// `share` of `to` over `from`.
+pub(crate) fn blend(from: &Appearance, to: &Appearance, share: f32) -> Appearance {
+    let cell = |a: &Cell, b: &Cell| -> Cell {
+        std::array::from_fn(|c| (f32::from(a[c]) * (1.0 - share) + f32::from(b[c]) * share).round() as u8)
+    };
+    Appearance {
+        head: std::array::from_fn(|k| cell(&from.head[k], &to.head[k])),
+        body: std::array::from_fn(|k| cell(&from.body[k], &to.body[k])),
+    }
 }

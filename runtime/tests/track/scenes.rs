@@ -45,7 +45,7 @@ pub(crate) struct Truth {
     /// `None`: no face at all.
     pub(crate) person: Option<usize>,
     pub(crate) bbox: Rect,
-    /// Share of the face that somebody else's hides.
+    /// Share of the face that others hide; may count a part twice.
     pub(crate) hidden: f32,
 }
 
@@ -84,8 +84,8 @@ pub(crate) struct Script {
 }
 
 const SECOND_NS: f32 = 1e9;
-const WIDTH_PX: f32 = 1280.0;
-const HEIGHT_PX: f32 = 720.0;
+pub(crate) const WIDTH_PX: f32 = 1280.0;
+pub(crate) const HEIGHT_PX: f32 = 720.0;
 /// A face hidden more than this isn't found.
 const HIDDEN_LIMIT: f32 = 0.45;
 
@@ -166,8 +166,8 @@ pub(crate) fn play(script: &Script, length_s: f32, seed: u64) -> Vec<Shot> {
         }
         for idx in 0..faces.len() {
             // Those who come later stand in front.
-            let cover = faces[idx + 1..].iter().map(|f| f.bbox.intersect(&faces[idx].bbox).area());
-            faces[idx].hidden = cover.fold(0.0, f32::max) / faces[idx].bbox.area();
+            let covers = faces[idx + 1..].iter().map(|f| f.bbox.intersect(&faces[idx].bbox).area());
+            faces[idx].hidden = covers.sum::<f32>() / faces[idx].bbox.area();
         }
         faces.retain(|f| {
             f.hidden < HIDDEN_LIMIT
