@@ -161,14 +161,14 @@ fn follow(shots: &[Shot], mut look: impl FnMut(&Shot, &Truth) -> Appearance) -> 
 fn follow_crowd(shots: &[Shot], n_people: usize, seed: u64) -> Tally {
     let mut dice = Dice(seed ^ 0x5eed);
     let mut people: Vec<Person> = (0..n_people).map(|_| Person::new(&mut dice)).collect();
-    let mut in_front: Option<Appearance> = None;
     follow(shots, |shot, face| {
         let t_s = shot.pts_ns as f32 / 1e9;
         let Some(person) = face.person else { return crowd::no_face(&mut dice) };
-        let cover = in_front.as_ref().filter(|_| face.hidden > 0.0);
-        let look = people[person].look(t_s, &mut dice, face.hidden, cover);
-        in_front = Some(look.clone());
-        look
+        let mut seen = people[person].look(t_s, &mut dice);
+        if let Some(other) = face.hidden_by {
+            crowd::cover(&mut seen, &people[other].look(t_s, &mut dice), face.hidden);
+        }
+        seen
     })
 }
 
@@ -181,7 +181,7 @@ fn made_up_people_differ_as_real_ones_do() {
     let mut looks: Vec<Vec<Appearance>> = Vec::new();
     for step in 0..=20_u8 {
         let t_s = f32::from(step) * 0.2;
-        looks.push(people.iter_mut().map(|p| p.look(t_s, &mut dice, 0.0, None)).collect());
+        looks.push(people.iter_mut().map(|p| p.look(t_s, &mut dice)).collect());
     }
     let quantiles = |mut distances: Vec<f32>| {
         distances.sort_by(f32::total_cmp);
@@ -217,7 +217,7 @@ fn dissolves_end_a_track() {
         for step in 0..100_u8 {
             let t_s = f32::from(step) * 0.1;
             let blend = ((t_s - 4.0) / length_s).clamp(0.0, 1.0);
-            let [from, to] = people.each_mut().map(|p| p.look(t_s, &mut dice, 0.0, None));
+            let [from, to] = people.each_mut().map(|p| p.look(t_s, &mut dice));
             let seen = [Observation {
                 detection: Detection {
                     bbox: Rect { x: 100.0, y: 100.0, w: 80.0, h: 100.0 },
@@ -355,7 +355,7 @@ fn measure_update_time() {
                         confidence: 0.99,
                     },
                     appearance: match face.person {
-                        Some(person) => people[person].look(shot.pts_ns as f32 / 1e9, &mut dice, 0.0, None),
+                        Some(person) => people[person].look(shot.pts_ns as f32 / 1e9, &mut dice),
                         None => crowd::no_face(&mut dice),
                     },
                 })
