@@ -39,8 +39,9 @@ const SAME_PLACE: f32 = 0.6;
 pub struct Settings {
     /// Looks this near are one person's wherever the face is, also after a cut.
     pub far_distance: f32,
-    /// The same among faces that overlap, where one shows parts of another.
-    pub crowded_distance: f32,
+    /// The same among faces that overlap, where one shows parts of another, and for a face that would
+    /// have to have jumped though nothing else says that the picture changed.
+    pub strict_distance: f32,
     /// Looks this near are one person's when the face is where it was a moment ago.
     pub close_distance: f32,
     /// Looks farther than this from each remembered one are never the track's.
@@ -67,7 +68,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             far_distance: 0.36,
-            crowded_distance: 0.28,
+            strict_distance: 0.28,
             close_distance: 0.46,
             reach_distance: 0.5,
             doubt_distance: 0.6,
@@ -163,8 +164,8 @@ impl Track {
 /// How one track and one observation compare.
 #[derive(Clone, Copy)]
 struct Pair {
-    /// Agreement of the boxes, 0..=1; 0 when the track's box is out of date.
-    near: f32,
+    /// Agreement of the boxes, 0..=1; `None` when the track's box is out of date.
+    near: Option<f32>,
     /// Distance to the latest look.
     latest: f32,
     /// Distance to the nearest exemplar.
@@ -277,7 +278,7 @@ impl Tracker {
             for (pair, seen) in row.iter_mut().zip(observations) {
                 let near = motion::agreement(&expected, &seen.detection.bbox);
                 *pair = Some(Pair {
-                    near: if is_current { near } else { 0.0 },
+                    near: is_current.then_some(near),
                     latest: track.memory.distance_to_latest(&seen.appearance),
                     known: track.memory.distance(&seen.appearance),
                 });
@@ -288,22 +289,25 @@ impl Tracker {
 
     /// Scores the pairs: by how much the looks are nearer than they have to be.
     fn score(&self, pairs: &Pairs, standings: &[Standing; MAX_FACES]) -> Scores {
-        let Settings { far_distance, close_distance, crowded_distance, .. } = self.settings;
+        let Settings { far_distance, close_distance, strict_distance, .. } = self.settings;
         // A stranger where a face was a moment ago: the layout may have changed, so no place counts.
         let is_stranger = |(pair, standing): (&Option<Pair>, &Standing)| {
             let Some(p) = pair else { return false };
-            *standing == Standing::Free && p.near > SAME_PLACE && p.distance() > close_distance
+            let is_same_place = p.near.is_some_and(|near| near > SAME_PLACE);
+            *standing == Standing::Free && is_same_place && p.distance() > close_distance
         };
         let is_rearranged = pairs.iter().any(|row| row.iter().zip(standings).any(is_stranger));
         let mut scores = [[NEVER; MAX_FACES]; MAX_TRACKS];
         for (scores, pairs) in scores.iter_mut().zip(pairs) {
             for ((score, pair), standing) in scores.iter_mut().zip(pairs).zip(standings) {
                 let Some(pair) = pair else { continue };
-                let limit = match standing {
-                    Standing::Unfit => continue,
-                    Standing::Crowded => crowded_distance,
-                    Standing::Free if is_rearranged => far_distance,
-                    Standing::Free => far_distance + pair.near * (close_distance - far_distance),
+                let limit = match (standing, pair.near) {
+                    (Standing::Unfit, _) => continue,
+                    (Standing::Crowded, _) => strict_distance,
+                    (Standing::Free, Some(near)) if !is_rearranged => {
+                        strict_distance + near * (close_distance - strict_distance)
+                    }
+                    (Standing::Free, _) => far_distance,
                 };
                 if pair.known <= self.settings.reach_distance {
                     *score = limit - pair.distance();
