@@ -194,7 +194,7 @@ type Pairs = [[Option<Pair>; MAX_FACES]; MAX_TRACKS];
 
 /// Follows faces from frame to frame.
 ///
-/// About 150 KiB, all inline: keep it in a `Box` where stacks are small.
+/// About 170 KiB, all inline: keep it in a `Box` where stacks are small.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     settings: Settings,
