@@ -1,5 +1,8 @@
 //! Where frames come from: video files, folders of pictures, single pictures, Y4M on a pipe.
 
+mod h264;
+pub mod mp4;
+
 use std::path::Path;
 
 use crate::frame::Frame;
