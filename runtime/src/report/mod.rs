@@ -6,6 +6,7 @@ pub mod draw;
 
 pub mod faces;
 pub mod json;
+pub mod live;
 mod movie;
 mod sparkline;
 mod strip;

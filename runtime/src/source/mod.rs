@@ -1,8 +1,10 @@
 //! Where frames come from: video files, folders of pictures, single pictures, Y4M on a pipe.
 
 mod avi;
+mod h264;
 mod jpeg;
 mod mjpeg;
+pub mod mp4;
 mod rate;
 mod sequence;
 mod sniff;
@@ -179,6 +181,7 @@ pub fn open(path: &Path) -> Result<Box<dyn FrameSource>, SourceError> {
     }
     match kind {
         Kind::Avi => Ok(Box::new(AviSource::new(file, &name)?)),
+        Kind::IsoMedia => Ok(Box::new(mp4::Mp4Source::open(path)?)),
         Kind::Jpeg | Kind::Png => Ok(Box::new(StillSource::new(file, &name)?)),
         _ => Err(not_built_in(&name, kind, &head, "MP4, MOV, AVI, Y4M, JPEG or PNG")),
     }
