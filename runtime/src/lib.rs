@@ -1,5 +1,12 @@
 //! Candor watches a video, follows every face and says for each whether it looks synthetic.
 
+pub mod bundle;
+pub mod classify;
+pub mod detect;
+pub mod engine;
 pub mod frame;
 pub mod geom;
+pub mod preprocess;
+pub mod resample;
 pub mod source;
+pub mod verdict;

@@ -1,0 +1,3 @@
+//! Pixels between the source and the networks: colour, crops. Training and serving share it.
+
+pub mod crop;
