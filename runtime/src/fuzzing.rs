@@ -4,6 +4,7 @@
 
 use std::io::Cursor;
 
+use crate::bundle::Manifest;
 use crate::preprocess::color::to_rgb;
 use crate::source::{AviSource, FrameSource, SourceError, StillSource, Y4mSource};
 
@@ -11,7 +12,8 @@ use crate::source::{AviSource, FrameSource, SourceError, StillSource, Y4mSource}
 pub type Parse = fn(&[u8]);
 
 /// The parsers, by the names of their fuzz targets and corpus folders.
-pub const TARGETS: &[(&str, Parse)] = &[("avi", avi), ("stills", stills), ("y4m", y4m)];
+pub const TARGETS: &[(&str, Parse)] =
+    &[("avi", avi), ("manifest", manifest), ("stills", stills), ("y4m", y4m)];
 
 /// Frames that are read of one input; later ones take the same way.
 const MAX_FRAMES: usize = 64;
@@ -19,6 +21,14 @@ const MAX_FRAMES: usize = 64;
 /// AVI with Motion JPEG.
 pub fn avi(bytes: &[u8]) {
     drain(AviSource::new(Cursor::new(bytes), "fuzz"));
+}
+
+/// A bundle's manifest.
+pub fn manifest(bytes: &[u8]) {
+    if let Ok(manifest) = Manifest::from_json(bytes) {
+        let rules = manifest.rules();
+        assert!(rules.real_below <= rules.fake_above, "thresholds in order");
+    }
 }
 
 /// JPEG and PNG.

@@ -1,8 +1,14 @@
 //! Candor watches a video, follows every face and says for each whether it looks synthetic.
 
+pub mod bundle;
+pub mod classify;
+pub mod detect;
+pub mod engine;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod geom;
 pub mod preprocess;
+pub mod resample;
 pub mod source;
+pub mod verdict;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candor::frame::Frame;
 use candor::preprocess::color::to_rgb;
-use candor::source::{self, FrameRate, FrameSource, SourceError};
+use candor::source::{self, FrameRate, FrameSource, SourceError, StillSource};
 
 #[path = "support/compare.rs"]
 mod compare;
@@ -111,6 +111,13 @@ fn a_cut_picture_gives_what_is_there_and_says_so() {
         let error = source::open(&path).err().unwrap();
         assert!(matches!(error, SourceError::Malformed { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_palette_that_is_no_list_of_colours_is_refused() {
+    let bytes = include_bytes!("../fuzz/corpus/stills/palette_of_49_bytes");
+    let error = StillSource::new(&bytes[..], "test.png").err().unwrap().to_string();
+    assert!(error.contains("palette") && error.contains("49 bytes"), "{error}");
 }
 
 #[test]

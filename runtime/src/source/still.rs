@@ -124,6 +124,10 @@ fn decode_png(bytes: &[u8]) -> Result<Still, StillFault> {
     let fault =
         |expected: &str, found: String| StillFault { what: "PNG", expected: expected.to_owned(), found };
     let broken = |cause: image::ImageError| fault("PNG that can be decoded", cause.to_string());
+    if let Some(n_bytes) = palette_bytes(bytes).filter(|n| n % 3 != 0 || *n > 768) {
+        // The decoder would panic.
+        return Err(fault("a palette of up to 256 colours of 3 bytes", format!("{n_bytes} bytes")));
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE_PX);
     limits.max_image_height = Some(MAX_SIDE_PX);
@@ -163,6 +167,20 @@ fn decode_png(bytes: &[u8]) -> Result<Still, StillFault> {
         _ => rgb_frame(over_black(pixels)),
     };
     Ok(Still { frame, damage, kind: "PNG" })
+}
+
+/// Length of a PNG's first palette (ISO/IEC 15948, 5.3).
+fn palette_bytes(png: &[u8]) -> Option<usize> {
+    let mut rest = png.get(8..)?;
+    loop {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let n_bytes = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        if after.starts_with(b"PLTE") {
+            return Some(n_bytes);
+        }
+        // Chunk type, payload and CRC.
+        rest = after.get(n_bytes.checked_add(8)?..)?;
+    }
 }
 
 /// 0..=65535 to 0..=255, rounded to nearest.

@@ -1,0 +1,73 @@
+//! Non-maximum suppression: of boxes that show the same face, the best one stays.
+
+use crate::geom::Rect;
+
+/// Which overlap makes two boxes the same face.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overlap {
+    /// Intersection over union.
+    Union,
+    /// Intersection over the smaller box, so that a box inside another one counts as the same.
+    Smaller,
+}
+
+/// A box with its score and whatever belongs to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<T> {
+    pub(super) bbox: Rect,
+    pub(super) score: f32,
+    pub(super) extra: T,
+}
+
+/// Keeps, from the highest score down, each box that overlaps no kept one by more than `most`.
+///
+/// Equal scores keep their order, so that the outcome is the same everywhere.
+pub(super) fn suppress<T: Copy>(candidates: &mut Vec<Candidate<T>>, most: f32, overlap: Overlap) {
+    candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let mut kept: Vec<Candidate<T>> = Vec::with_capacity(candidates.len());
+    for candidate in candidates.iter() {
+        let same = |other: &Candidate<T>| {
+            let shared = match overlap {
+                Overlap::Union => candidate.bbox.iou(&other.bbox),
+                Overlap::Smaller => candidate.bbox.overlap_min(&other.bbox),
+            };
+            shared > most
+        };
+        if !kept.iter().any(same) {
+            kept.push(*candidate);
+        }
+    }
+    *candidates = kept;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(boxes: &[(f32, f32, f32, f32)]) -> Vec<Candidate<usize>> {
+        let to_candidate = |(extra, &(x, w, score, y)): (usize, &(f32, f32, f32, f32))| Candidate {
+            bbox: Rect { x, y, w, h: w },
+            score,
+            extra,
+        };
+        boxes.iter().enumerate().map(to_candidate).collect()
+    }
+
+    #[test]
+    fn the_strongest_box_wins() {
+        let mut found = candidates(&[(0.0, 10.0, 0.7, 0.0), (1.0, 10.0, 0.9, 0.0), (30.0, 10.0, 0.6, 0.0)]);
+        suppress(&mut found, 0.5, Overlap::Union);
+        assert_eq!(found.iter().map(|c| c.extra).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_box_inside_another_is_the_same_only_by_the_smaller() {
+        let inside = [(0.0, 100.0, 0.9, 0.0), (40.0, 20.0, 0.8, 40.0)];
+        let mut by_union = candidates(&inside);
+        suppress(&mut by_union, 0.7, Overlap::Union);
+        assert_eq!(by_union.len(), 2);
+        let mut by_smaller = candidates(&inside);
+        suppress(&mut by_smaller, 0.7, Overlap::Smaller);
+        assert_eq!(by_smaller.len(), 1);
+    }
+}

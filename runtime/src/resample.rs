@@ -1,0 +1,151 @@
+//! Resizing of RGB pictures: the whole of one, or any square of it, also one that leaves the picture.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::RgbImage;
+
+use crate::geom::Rect;
+
+/// How pixels are weighted; both filters are widened to the source pixels that one output pixel covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// Every covered pixel counts by its covered area.
+    Area,
+    /// A triangle: nearer pixels count more.
+    Triangle,
+}
+
+impl Filter {
+    fn options(self) -> ResizeOptions {
+        let filter = match self {
+            Filter::Area => FilterType::Box,
+            Filter::Triangle => FilterType::Bilinear,
+        };
+        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter))
+    }
+}
+
+/// What stands where an area leaves the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// The picture mirrored at its edge, edge pixel not repeated.
+    Mirror,
+    /// The nearest pixel of the picture.
+    Nearest,
+}
+
+/// Resizes pictures; keeps its buffers between calls.
+#[derive(Default)]
+pub struct Resampler {
+    resizer: Resizer,
+    window: RgbImage,
+}
+
+impl Resampler {
+    /// All of `picture` at `width_px` x `height_px`; black when either has no pixels.
+    pub fn whole(&mut self, picture: &RgbImage, width_px: u32, height_px: u32, filter: Filter) -> RgbImage {
+        resize(&mut self.resizer, picture, width_px, height_px, &filter.options())
+            .unwrap_or_else(|| RgbImage::new(width_px, height_px))
+    }
+
+    /// The pixels of `area` at `size_px` x `size_px`. Black when the area is empty, not finite or
+    /// further from the picture than three times its longer side.
+    pub fn area(
+        &mut self,
+        picture: &RgbImage,
+        area: &Rect,
+        size_px: u32,
+        filter: Filter,
+        outside: Outside,
+    ) -> RgbImage {
+        let blank = || RgbImage::new(size_px, size_px);
+        let (width, height) = picture.dimensions();
+        if !area.is_finite() || area.w < 1.0 || area.h < 1.0 || width == 0 || height == 0 {
+            return blank();
+        }
+        // Beyond three pictures' width nothing but mirror images of mirror images would follow.
+        #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
+        let limit = 3.0 * width.max(height) as f32;
+        if area.w > limit || area.h > limit || area.x.abs() > limit || area.y.abs() > limit {
+            return blank();
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "bounded by `limit`")]
+        let (x0, y0) = (area.x.floor() as i32, area.y.floor() as i32);
+        #[expect(clippy::cast_possible_truncation, reason = "bounded by `limit`")]
+        let (x1, y1) = (area.right().ceil() as i32, area.bottom().ceil() as i32);
+        let inside = x0 >= 0 && y0 >= 0 && x1 <= width.cast_signed() && y1 <= height.cast_signed();
+        let (source, left, top) = if inside {
+            (picture, area.x, area.y)
+        } else {
+            fill_window(&mut self.window, picture, (x0, y0), (x1, y1), outside);
+            #[expect(clippy::cast_precision_loss, reason = "bounded by `limit`")]
+            (&self.window, area.x - x0 as f32, area.y - y0 as f32)
+        };
+        let options =
+            filter.options().crop(f64::from(left), f64::from(top), f64::from(area.w), f64::from(area.h));
+        resize(&mut self.resizer, source, size_px, size_px, &options).unwrap_or_else(blank)
+    }
+}
+
+/// Resizes all or a part of `source`; `None` when the resizer refuses the sizes.
+fn resize(
+    resizer: &mut Resizer,
+    source: &RgbImage,
+    width_px: u32,
+    height_px: u32,
+    options: &ResizeOptions,
+) -> Option<RgbImage> {
+    let from = ImageRef::new(source.width(), source.height(), source.as_raw(), PixelType::U8x3).ok()?;
+    let mut to = Image::new(width_px, height_px, PixelType::U8x3);
+    resizer.resize(&from, &mut to, Some(options)).ok()?;
+    RgbImage::from_raw(width_px, height_px, to.into_vec())
+}
+
+/// Copies the rectangle from `(x0, y0)` to `(x1, y1)`, parts of it outside the picture, to `window`.
+fn fill_window(
+    window: &mut RgbImage,
+    picture: &RgbImage,
+    (x0, y0): (i32, i32),
+    (x1, y1): (i32, i32),
+    outside: Outside,
+) {
+    let (width, height) = (x1.abs_diff(x0), y1.abs_diff(y0));
+    if window.dimensions() != (width, height) {
+        *window = RgbImage::new(width, height);
+    }
+    for (dy, row) in (0i32..).zip(window.rows_mut()) {
+        for (dx, pixel) in (0i32..).zip(row) {
+            let x = place(x0 + dx, picture.width(), outside);
+            let y = place(y0 + dy, picture.height(), outside);
+            *pixel = *picture.get_pixel(x, y);
+        }
+    }
+}
+
+/// The pixel of a line of `n` > 0 that stands at position `i`.
+fn place(i: i32, n: u32, outside: Outside) -> u32 {
+    let last = n.cast_signed() - 1;
+    let at = match outside {
+        Outside::Nearest => i.clamp(0, last),
+        Outside::Mirror if last == 0 => 0,
+        Outside::Mirror => {
+            let phase = i.rem_euclid(2 * last);
+            phase.min(2 * last - phase)
+        }
+    };
+    at.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirror_matches_numpy_reflect() {
+        // np.pad([0,1,2,3], 5, mode="reflect")
+        let expected = [1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1, 2];
+        let found: Vec<_> = (-5..9).map(|i| place(i, 4, Outside::Mirror)).collect();
+        assert_eq!(found, expected);
+        assert_eq!(place(-3, 1, Outside::Mirror), 0);
+    }
+}

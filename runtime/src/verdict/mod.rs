@@ -1,0 +1,157 @@
+//! Scores of one face -> its verdict; verdicts of the faces -> the file's. Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// Most scores that one verdict rests on.
+pub const WINDOW: usize = 15;
+
+/// What Candor says of a face or of a file. Never `Real` by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// The mean score is under the bundle's lower threshold.
+    Real,
+    /// The mean score is over the bundle's upper threshold.
+    Fake,
+    /// Between the thresholds, or too little to go by.
+    Uncertain,
+    /// No face was found.
+    NoFace,
+    /// Every look at the face was smaller than the bundle's model can judge.
+    FaceTooSmall,
+}
+
+impl Verdict {
+    /// The word that people and JSON see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verdict::Real => "Real",
+            Verdict::Fake => "Fake",
+            Verdict::Uncertain => "Uncertain",
+            Verdict::NoFace => "NoFace",
+            Verdict::FaceTooSmall => "FaceTooSmall",
+        }
+    }
+}
+
+/// The limits a verdict is made by; they belong to the model and come with its bundle.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// A mean below this is `Real`; 0..=1.
+    pub real_below: f32,
+    /// A mean above this is `Fake`; `real_below..=1`.
+    pub fake_above: f32,
+    /// Fewer scores than this are `Uncertain`; 1..=[`WINDOW`]. A photo needs just its one.
+    pub min_scores: usize,
+    /// Faces narrower than this are not scored.
+    pub min_face_px: f32,
+}
+
+/// A verdict with what it rests on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Mean of the scores, 0..=1; `None` without a score.
+    pub mean_score: Option<f32>,
+    /// Why, in words, for people.
+    pub reason: String,
+}
+
+/// The mean of `scores`; `None` when there are none.
+pub fn mean(scores: &[f32]) -> Option<f32> {
+    #[expect(clippy::cast_precision_loss, reason = "at most WINDOW scores")]
+    (!scores.is_empty()).then(|| scores.iter().sum::<f32>() / scores.len() as f32)
+}
+
+/// Judges one face by its scores, each 0..=1. `is_still` says that the source is one photo, which
+/// can give no more than one score.
+pub fn judge_face(scores: &[f32], is_still: bool, rules: &Rules) -> Judgement {
+    let Some(mean_score) = mean(scores) else {
+        return Judgement {
+            verdict: Verdict::FaceTooSmall,
+            mean_score: None,
+            reason: format!(
+                "the face is never {} px wide, the least this model can judge",
+                rules.min_face_px
+            ),
+        };
+    };
+    let min_scores = if is_still { 1 } else { rules.min_scores };
+    let n_scores = scores.len();
+    let (verdict, reason) = if !mean_score.is_finite() {
+        (Verdict::Uncertain, "the model gave no number".to_owned())
+    } else if n_scores < min_scores {
+        (Verdict::Uncertain, format!("{n_scores} of the {min_scores} scores that a verdict needs"))
+    } else if mean_score > rules.fake_above {
+        (Verdict::Fake, format!("mean of {n_scores} scores is over {:.2}", rules.fake_above))
+    } else if mean_score < rules.real_below {
+        (Verdict::Real, format!("mean of {n_scores} scores is under {:.2}", rules.real_below))
+    } else {
+        let between = format!("{:.2} and {:.2}", rules.real_below, rules.fake_above);
+        (Verdict::Uncertain, format!("mean of {n_scores} scores is between {between}"))
+    };
+    Judgement { verdict, mean_score: mean_score.is_finite().then_some(mean_score), reason }
+}
+
+/// Judges a file by its faces: the one with the highest mean score speaks for it.
+pub fn judge_file(faces: &[Judgement]) -> Judgement {
+    if faces.is_empty() {
+        return Judgement {
+            verdict: Verdict::NoFace,
+            mean_score: None,
+            reason: "no face was found".to_owned(),
+        };
+    }
+    let highest = faces
+        .iter()
+        .filter(|f| f.mean_score.is_some())
+        .max_by(|a, b| a.mean_score.unwrap_or(0.0).total_cmp(&b.mean_score.unwrap_or(0.0)));
+    match highest {
+        // A face that may be fake must not vanish behind one that is surely real.
+        Some(face) => face.clone(),
+        None => faces[0].clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { real_below: 0.35, fake_above: 0.65, min_scores: 5, min_face_px: 50.0 };
+
+    #[test]
+    fn thresholds_decide_and_the_edges_are_uncertain() {
+        for (score, verdict) in [
+            (0.0, Verdict::Real),
+            (0.34, Verdict::Real),
+            (0.36, Verdict::Uncertain),
+            (0.64, Verdict::Uncertain),
+            (0.66, Verdict::Fake),
+            (1.0, Verdict::Fake),
+        ] {
+            assert_eq!(judge_face(&[score; 15], false, &RULES).verdict, verdict, "{score}");
+        }
+        let edge = Rules { real_below: 0.25, fake_above: 0.75, ..RULES };
+        assert_eq!(judge_face(&[0.25; 15], false, &edge).verdict, Verdict::Uncertain);
+        assert_eq!(judge_face(&[0.75; 15], false, &edge).verdict, Verdict::Uncertain);
+    }
+
+    #[test]
+    fn too_little_is_never_real() {
+        assert_eq!(judge_face(&[], false, &RULES).verdict, Verdict::FaceTooSmall);
+        assert_eq!(judge_face(&[0.0; 4], false, &RULES).verdict, Verdict::Uncertain);
+        assert_eq!(judge_face(&[f32::NAN; 15], false, &RULES).verdict, Verdict::Uncertain);
+        assert_eq!(judge_face(&[0.0], true, &RULES).verdict, Verdict::Real);
+        assert_eq!(judge_file(&[]).verdict, Verdict::NoFace);
+    }
+
+    #[test]
+    fn the_highest_face_speaks_for_the_file() {
+        let face = |s: f32| judge_face(&[s; 15], false, &RULES);
+        let file = judge_file(&[face(0.1), face(0.9), face(0.5)]);
+        assert_eq!((file.verdict, file.mean_score), (Verdict::Fake, face(0.9).mean_score));
+        let none = judge_face(&[], false, &RULES);
+        assert_eq!(judge_file(&[none.clone(), face(0.1)]).verdict, Verdict::Real);
+        assert_eq!(judge_file(&[none]).verdict, Verdict::FaceTooSmall);
+    }
+}
