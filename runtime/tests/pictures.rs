@@ -121,6 +121,13 @@ fn a_palette_that_is_no_list_of_colours_is_refused() {
 }
 
 #[test]
+fn frame_headers_that_contradict_each_other_are_refused() {
+    let bytes = include_bytes!("../fuzz/corpus/stills/two_frame_headers");
+    let error = StillSource::new(&bytes[..], "test.jpg").err().unwrap().to_string();
+    assert!(error.contains("contradict"), "{error}");
+}
+
+#[test]
 fn a_folder_is_a_video_in_the_order_that_people_count() {
     let folder = tempfile::tempdir().unwrap();
     let put = |name: &str, from: &str| std::fs::copy(golden(from), folder.path().join(name)).unwrap();
