@@ -1,5 +1,6 @@
 //! Candor watches a video, follows every face and says for each whether it looks synthetic.
 
+pub mod appearance;
 pub mod bundle;
 pub mod classify;
 pub mod detect;
@@ -9,6 +10,8 @@ pub mod frame;
 pub mod fuzzing;
 pub mod geom;
 pub mod preprocess;
+pub mod report;
 pub mod resample;
 pub mod source;
+pub mod track;
 pub mod verdict;
