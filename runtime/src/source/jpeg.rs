@@ -9,6 +9,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::contain::contain;
 use super::{MAX_SIDE_PX, check_size_px, size_limit};
 use crate::frame::{ColorMatrix, ColorRange, Frame, PixelFormat, Plane, Rotation};
 
@@ -176,10 +177,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, JpegError> {
         3 if header.is_limited_range => ColorSpace::YCbCr,
         _ => ColorSpace::RGB,
     };
-    let (samples, orientation, damage) = match decode_samples(&stream, &header, space, true) {
+    let (samples, orientation, damage) = match contain(|| decode_samples(&stream, &header, space, true)) {
         Ok((samples, orientation)) => (samples, orientation, None),
         Err(cause) => {
-            let (samples, orientation) = decode_samples(&stream, &header, space, false)
+            let (samples, orientation) = contain(|| decode_samples(&stream, &header, space, false))
                 .map_err(|cause| JpegError::new("JPEG that can be decoded", cause))?;
             (samples, orientation, Some(cause))
         }

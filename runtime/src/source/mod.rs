@@ -1,6 +1,7 @@
 //! Where frames come from: video files, folders of pictures, single pictures, Y4M on a pipe.
 
 mod avi;
+mod contain;
 mod h264;
 mod jpeg;
 mod mjpeg;

@@ -6,6 +6,7 @@ use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, Limits, RgbImage, RgbaImage};
 
+use super::contain::contain;
 use super::sniff::{self, Kind};
 use super::{Damage, FrameSource, SourceError, SourceInfo, jpeg};
 use super::{MAX_SIDE_PX, check_size_px, size_limit};
@@ -124,10 +125,6 @@ fn decode_png(bytes: &[u8]) -> Result<Still, StillFault> {
     let fault =
         |expected: &str, found: String| StillFault { what: "PNG", expected: expected.to_owned(), found };
     let broken = |cause: image::ImageError| fault("PNG that can be decoded", cause.to_string());
-    if let Some(n_bytes) = palette_bytes(bytes).filter(|n| n % 3 != 0 || *n > 768) {
-        // The decoder would panic.
-        return Err(fault("a palette of up to 256 colours of 3 bytes", format!("{n_bytes} bytes")));
-    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE_PX);
     limits.max_image_height = Some(MAX_SIDE_PX);
@@ -145,7 +142,7 @@ fn decode_png(bytes: &[u8]) -> Result<Still, StillFault> {
     let n_bytes = usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX);
     let mut samples = vec![0; n_bytes];
     // Rows that came before the fault stay in the buffer.
-    let damage = decoder.read_image(&mut samples).err().map(|cause| cause.to_string());
+    let damage = contain(|| decoder.read_image(&mut samples).map_err(|cause| cause.to_string())).err();
     if let Some(found) = damage.clone().filter(|_| samples.iter().all(|sample| *sample == 0)) {
         return Err(fault("PNG that can be decoded", found));
     }
@@ -167,20 +164,6 @@ fn decode_png(bytes: &[u8]) -> Result<Still, StillFault> {
         _ => rgb_frame(over_black(pixels)),
     };
     Ok(Still { frame, damage, kind: "PNG" })
-}
-
-/// Length of a PNG's first palette (ISO/IEC 15948, 5.3).
-fn palette_bytes(png: &[u8]) -> Option<usize> {
-    let mut rest = png.get(8..)?;
-    loop {
-        let (length, after) = rest.split_first_chunk::<4>()?;
-        let n_bytes = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-        if after.starts_with(b"PLTE") {
-            return Some(n_bytes);
-        }
-        // Chunk type, payload and CRC.
-        rest = after.get(n_bytes.checked_add(8)?..)?;
-    }
 }
 
 /// 0..=65535 to 0..=255, rounded to nearest.
