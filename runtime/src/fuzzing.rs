@@ -4,14 +4,16 @@
 
 use std::io::Cursor;
 
+use crate::bundle::Manifest;
 use crate::preprocess::color::to_rgb;
-use crate::source::{AviSource, FrameSource, SourceError, StillSource, Y4mSource};
+use crate::source::{self, AviSource, FrameSource, Mp4Source, SourceError, StillSource, Y4mSource};
 
 /// Takes any bytes.
 pub type Parse = fn(&[u8]);
 
 /// The parsers, by the names of their fuzz targets and corpus folders.
-pub const TARGETS: &[(&str, Parse)] = &[("avi", avi), ("stills", stills), ("y4m", y4m)];
+pub const TARGETS: &[(&str, Parse)] =
+    &[("avi", avi), ("h264", h264), ("manifest", manifest), ("mp4", mp4), ("stills", stills), ("y4m", y4m)];
 
 /// Frames that are read of one input; later ones take the same way.
 const MAX_FRAMES: usize = 64;
@@ -19,6 +21,24 @@ const MAX_FRAMES: usize = 64;
 /// AVI with Motion JPEG.
 pub fn avi(bytes: &[u8]) {
     drain(AviSource::new(Cursor::new(bytes), "fuzz"));
+}
+
+/// H.264 access units behind an avcC record: the decoder without a container that would have to be whole.
+pub fn h264(bytes: &[u8]) {
+    source::feed_h264(bytes);
+}
+
+/// MP4 and QuickTime with H.264.
+pub fn mp4(bytes: &[u8]) {
+    drain(Mp4Source::from_reader(Cursor::new(bytes), "fuzz"));
+}
+
+/// A bundle's manifest.
+pub fn manifest(bytes: &[u8]) {
+    if let Ok(manifest) = Manifest::from_json(bytes) {
+        let rules = manifest.rules();
+        assert!(rules.real_below <= rules.fake_above, "thresholds in order");
+    }
 }
 
 /// JPEG and PNG.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candor::frame::Frame;
 use candor::preprocess::color::to_rgb;
-use candor::source::{self, FrameRate, FrameSource, SourceError};
+use candor::source::{self, FrameRate, FrameSource, SourceError, StillSource};
 
 #[path = "support/compare.rs"]
 mod compare;
@@ -111,6 +111,24 @@ fn a_cut_picture_gives_what_is_there_and_says_so() {
         let error = source::open(&path).err().unwrap();
         assert!(matches!(error, SourceError::Malformed { .. }), "{error}");
     }
+}
+
+#[test]
+fn bytes_that_make_a_decoder_panic_are_refused() {
+    for bytes in [
+        &include_bytes!("../fuzz/corpus/stills/palette_of_49_bytes")[..],
+        include_bytes!("../fuzz/corpus/stills/scans_of_odd_sampling"),
+    ] {
+        let error = StillSource::new(bytes, "test").err().unwrap().to_string();
+        assert!(error.contains("bytes that the decoder failed on"), "{error}");
+    }
+}
+
+#[test]
+fn frame_headers_that_contradict_each_other_are_refused() {
+    let bytes = include_bytes!("../fuzz/corpus/stills/two_frame_headers");
+    let error = StillSource::new(&bytes[..], "test.jpg").err().unwrap().to_string();
+    assert!(error.contains("contradict"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! From a captured frame to what the models see. The same code trains and serves.
+//! Pixels between the source and the networks: colour, crops. Training and serving share it.
 
 pub mod appearance;
 pub mod color;

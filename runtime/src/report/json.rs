@@ -13,6 +13,7 @@ const S_NS: f64 = 1e9;
 /// A face's verdict.
 pub fn verdict(file: &str, face: &Face) -> Value {
     let b = &face.bbox;
+    let bbox = [b.x, b.y, b.w, b.h].map(|v| rounded(v, 1));
     json!({
         "event": "verdict",
         "schema": SCHEMA,
@@ -24,7 +25,7 @@ pub fn verdict(file: &str, face: &Face) -> Value {
         "scores": face.scores().into_iter().map(|v| rounded(v, 6)).collect::<Vec<_>>(),
         "start_s": seconds(face.start_ns),
         "end_s": seconds(face.end_ns),
-        "bbox": [b.x, b.y, b.w, b.h].map(|v| rounded(v, 1)),
+        "bbox": bbox,
         "reason": face.judgement.reason,
     })
 }

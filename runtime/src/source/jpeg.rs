@@ -9,6 +9,7 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
+use super::contain::contain;
 use super::{MAX_SIDE_PX, check_size_px, size_limit};
 use crate::frame::{ColorMatrix, ColorRange, Frame, PixelFormat, Plane, Rotation};
 
@@ -137,6 +138,9 @@ impl<'a> Header<'a> {
             };
             return Err(JpegError::new("baseline or progressive JPEG with Huffman coding", found));
         }
+        if !matches!(self.n_components, 1 | 3 | 4) {
+            return Err(JpegError::new("1, 3 or 4 components", self.n_components.to_string()));
+        }
         check_size_px(self.width_px, self.height_px).map_err(|found| JpegError::new(size_limit(), found))?;
         let n_pixels = u64::from(self.width_px) * u64::from(self.height_px);
         if n_pixels > MAX_PIXELS_PER_BYTE * n_bytes as u64 {
@@ -173,10 +177,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, JpegError> {
         3 if header.is_limited_range => ColorSpace::YCbCr,
         _ => ColorSpace::RGB,
     };
-    let (samples, orientation, damage) = match decode_samples(&stream, space, true) {
+    let (samples, orientation, damage) = match contain(|| decode_samples(&stream, &header, space, true)) {
         Ok((samples, orientation)) => (samples, orientation, None),
         Err(cause) => {
-            let (samples, orientation) = decode_samples(&stream, space, false)
+            let (samples, orientation) = contain(|| decode_samples(&stream, &header, space, false))
                 .map_err(|cause| JpegError::new("JPEG that can be decoded", cause))?;
             (samples, orientation, Some(cause))
         }
@@ -204,6 +208,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Picture, JpegError> {
 
 fn decode_samples(
     stream: &[u8],
+    header: &Header,
     space: ColorSpace,
     is_strict: bool,
 ) -> Result<(Vec<u8>, Orientation), String> {
@@ -214,6 +219,12 @@ fn decode_samples(
         .jpeg_set_max_scans(MAX_SCANS)
         .jpeg_set_out_colorspace(space);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(stream), options);
+    decoder.decode_headers().map_err(|cause| cause.to_string())?;
+    // Streams with several frame headers exist; only what was checked may be decoded.
+    let seen = decoder.info().map(|info| (info.width.into(), info.height.into(), info.components));
+    if seen != Some((header.width_px, header.height_px, header.n_components)) {
+        return Err("frame headers that contradict each other".to_owned());
+    }
     let samples = decoder.decode().map_err(|cause| cause.to_string())?;
     let exif = decoder.exif().map(Vec::as_slice).unwrap_or_default();
     Ok((samples, Orientation::from_exif_chunk(exif).unwrap_or(Orientation::NoTransforms)))

@@ -1,6 +1,7 @@
 //! Where frames come from: video files, folders of pictures, single pictures, Y4M on a pipe.
 
 mod avi;
+mod contain;
 mod h264;
 mod jpeg;
 mod mjpeg;
@@ -16,12 +17,14 @@ use std::io::{self, Cursor, IsTerminal, Read, Seek};
 use std::path::Path;
 
 pub use avi::AviSource;
+pub use mp4::Mp4Source;
 pub use rate::{FrameRate, FrameRateError};
 pub use sequence::SequenceSource;
 pub use still::StillSource;
 pub use y4m::Y4mSource;
 
 use crate::frame::{ColorMatrix, Frame};
+use h264::{AccessUnitDecoder, H264Decoder};
 use sniff::Kind;
 
 /// Longest side of a picture that is decoded.
@@ -176,10 +179,11 @@ pub fn open(path: &Path) -> Result<Box<dyn FrameSource>, SourceError> {
         let n_bytes = about.is_file().then_some(about.len());
         return Ok(Box::new(Y4mSource::new(Cursor::new(head).chain(file), &name, n_bytes)?));
     }
-    if matches!(kind, Kind::Avi | Kind::Jpeg | Kind::Png) {
+    if matches!(kind, Kind::IsoMedia | Kind::Avi | Kind::Jpeg | Kind::Png) {
         file.rewind().map_err(io_error("seek"))?;
     }
     match kind {
+        Kind::IsoMedia => Ok(Box::new(Mp4Source::from_reader(file, &name)?)),
         Kind::Avi => Ok(Box::new(AviSource::new(file, &name)?)),
         Kind::IsoMedia => Ok(Box::new(mp4::Mp4Source::open(path)?)),
         Kind::Jpeg | Kind::Png => Ok(Box::new(StillSource::new(file, &name)?)),
@@ -276,6 +280,26 @@ fn check_size_px(width_px: u32, height_px: u32) -> Result<(), String> {
 /// The limits of [`check_size_px`] in words.
 fn size_limit() -> String {
     format!("1 to {MAX_SIDE_PX} pixels a side and at most {} million", MAX_PIXELS / 1_000_000)
+}
+
+/// Feeds the H.264 decoder outside bytes: an avcC record, then access units, each behind its length in
+/// two bytes.
+pub(crate) fn feed_h264(mut bytes: &[u8]) {
+    let mut next = || {
+        let (length, rest) = bytes.split_first_chunk::<2>()?;
+        let (part, rest) = rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len()));
+        bytes = rest;
+        Some(part)
+    };
+    let Some(Ok((mut decoder, _))) = next().map(H264Decoder::new) else { return };
+    let (mut damage, mut pictures) = (Damage::default(), vec![]);
+    for (sample_idx, unit) in std::iter::from_fn(next).enumerate() {
+        if decoder.decode(unit, sample_idx, sample_idx == 0, &mut damage, &mut pictures).is_err() {
+            return;
+        }
+        pictures.clear();
+    }
+    decoder.flush(&mut damage, &mut pictures);
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, Limits, RgbImage, RgbaImage};
 
+use super::contain::contain;
 use super::sniff::{self, Kind};
 use super::{Damage, FrameSource, SourceError, SourceInfo, jpeg};
 use super::{MAX_SIDE_PX, check_size_px, size_limit};
@@ -141,7 +142,7 @@ fn decode_png(bytes: &[u8]) -> Result<Still, StillFault> {
     let n_bytes = usize::try_from(decoder.total_bytes()).unwrap_or(usize::MAX);
     let mut samples = vec![0; n_bytes];
     // Rows that came before the fault stay in the buffer.
-    let damage = decoder.read_image(&mut samples).err().map(|cause| cause.to_string());
+    let damage = contain(|| decoder.read_image(&mut samples).map_err(|cause| cause.to_string())).err();
     if let Some(found) = damage.clone().filter(|_| samples.iter().all(|sample| *sample == 0)) {
         return Err(fault("PNG that can be decoded", found));
     }
