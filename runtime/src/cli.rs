@@ -13,18 +13,18 @@ use candor::source::FrameRate;
 /// gives one verdict per face: Real, Fake, Uncertain or FaceTooSmall. A file without a face is NoFace.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
     /// Say more on standard error; twice: everything.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
-    pub verbose: u8,
+    pub(crate) verbose: u8,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Judge the faces of video files and pictures.
     Scan(Scan),
 }
@@ -52,60 +52,60 @@ The highest that applies counts, except that 130 comes before all others.";
 /// Arguments of `candor scan`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
-pub struct Scan {
+pub(crate) struct Scan {
     /// Files, folders (every file below them that can be read) or - for Y4M on standard input.
     #[arg(required = true)]
-    pub inputs: Vec<PathBuf>,
+    pub(crate) inputs: Vec<PathBuf>,
     /// Print JSON Lines instead of tables (described in runtime/JSON.md).
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Write the video with boxes, ids and running scores drawn on it; for a single file.
     #[arg(long, value_name = "OUT.mp4")]
-    pub annotate: Option<PathBuf>,
+    pub(crate) annotate: Option<PathBuf>,
     /// Write the scored crops of each face below this folder, and a strip of them as its thumbnail.
     #[arg(long, value_name = "DIR")]
-    pub faces: Option<PathBuf>,
+    pub(crate) faces: Option<PathBuf>,
     /// Read each folder of pictures as one video of this many frames a second (25, 29.97, 30000/1001).
     #[arg(long, value_name = "FPS")]
-    pub sequence: Option<FrameRate>,
+    pub(crate) sequence: Option<FrameRate>,
     /// Files scanned at the same time.
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub jobs: u8,
+    pub(crate) jobs: u8,
     /// A bundle's folder; the built-in one otherwise.
     #[arg(long, value_name = "DIR")]
-    pub bundle: Option<PathBuf>,
+    pub(crate) bundle: Option<PathBuf>,
     /// A configuration file, TOML; options given here win over it.
     #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Smallest face that is looked for, in pixels [default: 40].
     #[arg(long, value_name = "PX")]
-    pub min_face_px: Option<f32>,
+    pub(crate) min_face_px: Option<f32>,
     /// Size of each step of the search pyramid, 0.5 to 0.9 [default: 0.709].
     #[arg(long, value_name = "FACTOR")]
-    pub pyramid_factor: Option<f32>,
+    pub(crate) pyramid_factor: Option<f32>,
     /// Confidence thresholds of the three networks of the detector [default: 0.6,0.7,0.7].
     #[arg(long, value_name = "P,R,O", value_delimiter = ',', num_args = 3)]
-    pub thresholds: Option<Vec<f32>>,
+    pub(crate) thresholds: Option<Vec<f32>>,
     /// Keep faces that the detector is surer of than this [default: 0.9].
     #[arg(long, value_name = "P")]
-    pub keep_above: Option<f32>,
+    pub(crate) keep_above: Option<f32>,
     /// Longest time between two searches for faces, in milliseconds [default: 200].
     #[arg(long, value_name = "MS")]
-    pub interval_ms: Option<u32>,
+    pub(crate) interval_ms: Option<u32>,
     /// Exit with code 1 when a file has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
-    pub fail_on: Option<FailOn>,
+    pub(crate) fail_on: Option<FailOn>,
     /// Print CPU time per stage and peak memory on standard error at the end.
     #[arg(long)]
-    pub stats: bool,
+    pub(crate) stats: bool,
     /// No progress bar.
     #[arg(long)]
-    pub no_progress: bool,
+    pub(crate) no_progress: bool,
 }
 
 /// Verdicts that make the exit code 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FailOn {
+pub(crate) enum FailOn {
     /// Fake.
     Fake,
     /// Fake or Uncertain.
@@ -118,7 +118,7 @@ impl Scan {
     /// # Errors
     /// [`ConfigError`] when the file or an option is out of range, and the system's reason when it can't
     /// be read.
-    pub fn settings(&self) -> Result<Config, SettingsError> {
+    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
         let mut config = match &self.config {
             None => Config::default(),
             Some(path) => {
@@ -150,7 +150,7 @@ impl Scan {
 
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
+pub(crate) enum SettingsError {
     /// The file can't be read.
     #[error("configuration {path}: {cause}", path = path.display())]
     Read {

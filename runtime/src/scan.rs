@@ -47,7 +47,7 @@ struct Job<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: &Scan) -> ExitCode {
+pub(crate) fn run(args: &Scan) -> ExitCode {
     let usage = |message: String| {
         eprintln!("candor: {message}");
         ExitCode::from(exit::USAGE)

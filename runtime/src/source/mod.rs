@@ -185,7 +185,6 @@ pub fn open(path: &Path) -> Result<Box<dyn FrameSource>, SourceError> {
     match kind {
         Kind::IsoMedia => Ok(Box::new(Mp4Source::from_reader(file, &name)?)),
         Kind::Avi => Ok(Box::new(AviSource::new(file, &name)?)),
-        Kind::IsoMedia => Ok(Box::new(mp4::Mp4Source::open(path)?)),
         Kind::Jpeg | Kind::Png => Ok(Box::new(StillSource::new(file, &name)?)),
         _ => Err(not_built_in(&name, kind, &head, "MP4, MOV, AVI, Y4M, JPEG or PNG")),
     }
