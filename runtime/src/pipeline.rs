@@ -178,7 +178,9 @@ impl Scanner {
         // A cut between two searched frames must not be forgotten before the next search.
         let mut is_cut = false;
 
-        while let Some(frame) = watch.time(Stage::Source, || source.next_frame())? {
+        while !stop.load(Ordering::Relaxed)
+            && let Some(frame) = watch.time(Stage::Source, || source.next_frame())?
+        {
             n_frames += 1;
             is_cut |= watch.time(Stage::Track, || cuts.is_cut(&frame));
             if !cadence.is_due(frame.pts_ns, is_cut) {
@@ -224,9 +226,6 @@ impl Scanner {
                 sightings.push(Sighting { track_id, bbox, scores });
             }
             watch.time(Stage::Report, || observer.frame(&frame, Some(&sightings)))?;
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
         }
         for ended in tracker.finish() {
             if let Some(album) = gallery.take(ended.track_id) {
