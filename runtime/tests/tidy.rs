@@ -1,5 +1,7 @@
 //! The repository's rules, as a test: who may name what, no `unsafe`, files of a readable length.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
