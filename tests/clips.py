@@ -84,15 +84,15 @@ ENCODES = {
 
 # name -> options, and what the refusal must name
 REJECTS = {
-    "reject-hevc.mp4": (["-c:v", "libx265", "-x265-params", "log-level=none:pools=1"], "hev1 (HEVC"),
-    "reject-hvc1.mov": (["-c:v", "libx265", "-tag:v", "hvc1", "-x265-params", "log-level=none"], "hvc1 (HEVC"),
+    "reject-hevc.mp4": (["-c:v", "libx265", "-x265-params", "log-level=none:pools=1"], "hev1 (HEVC (H.265))"),
+    "reject-hvc1.mov": (["-c:v", "libx265", "-tag:v", "hvc1", "-x265-params", "log-level=none"], "hvc1 (HEVC (H.265))"),
     "reject-mpeg4.mp4": (["-c:v", "mpeg4"], "mp4v (MPEG-4 Part 2)"),
     "reject-mjpeg.mov": (["-c:v", "mjpeg"], "jpeg (Motion JPEG)"),
-    "reject-prores.mov": (["-c:v", "prores"], "(ProRes)"),
+    "reject-prores.mov": (["-c:v", "prores"], "apcn (ProRes)"),
     "reject-vp9.mp4": (["-c:v", "libvpx-vp9", "-cpu-used", "8", "-deadline", "realtime"], "vp09 (VP9)"),
     "reject-av1.mp4": (["-c:v", "libsvtav1", "-preset", "12", "-frames:v", "5"], "av01 (AV1)"),
-    "reject-444.mp4": (["-pix_fmt", "yuv444p", *x264()], "4:4:4"),
-    "reject-lossless.mp4": (["-pix_fmt", "yuv420p", *x264("-qp", "0")], "lossless"),
+    "reject-444.mp4": (["-pix_fmt", "yuv444p", *x264()], "4:4:4 chroma"),
+    "reject-lossless.mp4": (["-pix_fmt", "yuv420p", *x264("-qp", "0")], "lossless (transform bypass) coding"),
 }
 
 

@@ -10,6 +10,7 @@ on ONNX Runtime's sums, whose order differs between machines; the networks built
 """
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -24,8 +25,7 @@ SEED = 20161
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", *(f"sample{k}.jpg" for k in range(1, 7)))
 LONGER_SIDES_PX = (1280, 480)
 MIN_FACE_PX = 20
-LIKELY_FACE = 0.5
-MAX_OTHERS, MAX_CROPS, MAX_ROWS, BATCH = 100, 2000, 60000, 100
+MAX_LEVELS, MAX_CROPS, MAX_ROWS = 60, 3000, 60000
 CLIP_FRACTIONS = np.linspace(0.5, 1.0, 26)
 ZERO_FRACTIONS = np.arange(1, 192) / 255
 
@@ -49,61 +49,41 @@ def session(model):
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def record_crops(rng):
-    """Return `{net: pixels [N,3,S,S]}`: what the float cascade shows each network over the photos.
-
-    For P-Net, which slides over whole levels, these are the windows of single output cells. Half of each sample, where
-    there are enough, is what the network takes for a face, so that the scales fit faces first.
-    """
-    faces, others = ({net: [] for net in NETWORKS} for _ in range(2))
+def record_inputs(rng):
+    """Return `{net: [pixels, ...]}`: what the float cascade feeds each network over the photos."""
+    fed = {net: [] for net in NETWORKS}
 
     def recorded(net):
         run = session(build(net))
-        window_px = NETWORKS[net].side_px or reference.PNET_CELL_PX
 
         def call(pixels):
             # The int8 networks see rounded pixels; so do these.
             pixels = np.rint(pixels)
-            outputs = run.run(None, {"pixels": pixels})
-            windows = np.lib.stride_tricks.sliding_window_view(pixels, (window_px, window_px), axis=(2, 3))
-            windows = windows[:, :, :: reference.PNET_STRIDE_PX, :: reference.PNET_STRIDE_PX]
-            windows = windows.transpose(0, 2, 3, 1, 4, 5)
-            # Without the last row and column, whose pool windows are partial.
-            prob = outputs[0].reshape(len(pixels), *outputs[0].shape[2:] or (1, 1))
-            likely = prob[:, : windows.shape[1], : windows.shape[2]] > LIKELY_FACE
-            faces[net].append(windows[likely].astype(np.uint8))
-            others[net].append(rng.permutation(windows[~likely].astype(np.uint8))[:MAX_OTHERS])
-            return outputs
+            fed[net].append(pixels)
+            return run.run(None, {"pixels": pixels})
 
         return call
 
     detector = reference.Detector([recorded(net) for net in NETWORKS], MIN_FACE_PX)
     for frame in photos():
         detector.detect(frame)
-    chosen = {}
-    for net in NETWORKS:
-        halves = [np.concatenate(kind[net]) for kind in (faces, others)]
-        halves = [half[rng.permutation(len(half))[:MAX_CROPS]] for half in halves]
-        print(f"{net}: {len(halves[0])} likely faces, {len(halves[1])} others")
-        chosen[net] = np.concatenate(halves)
+    levels = [fed["pnet"][k] for k in rng.permutation(len(fed["pnet"]))[:MAX_LEVELS]]
+    chosen = {"pnet": levels}
+    for net in ("rnet", "onet"):
+        crops = np.concatenate(fed[net])
+        chosen[net] = [crops[np.sort(rng.permutation(len(crops))[:MAX_CROPS])]]
+        print(f"{net}: {len(chosen[net][0])} of {len(crops)} crops")
     return chosen
 
 
-def outputs_of(model, taps, crops):
-    """Yield the tensors `taps` of a model for each batch of `crops`."""
-    run = session(model)
-    for start in range(0, len(crops), BATCH):
-        yield run.run(list(taps), {"pixels": crops[start : start + BATCH].astype(np.float32)})
-
-
-def channel_samples(model, tap, crops, rng):
-    """Return [rows, C]: a model's inner tensor [N,C,H,W] over `crops`, at most MAX_ROWS rows of it."""
-    n_rows = -(-MAX_ROWS * BATCH // len(crops))
-    parts = []
-    for (tensor,) in outputs_of(model, [tap], crops):
-        flat = np.moveaxis(tensor, 1, -1).reshape(-1, tensor.shape[1])
-        parts.append(rng.permutation(flat)[:n_rows])
-    return np.concatenate(parts).astype(np.float64)
+def channel_samples(model, taps, inputs, rng):
+    """Return `{tap: [rows, C]}` of a model's inner tensors over `inputs`, at most MAX_ROWS rows each."""
+    run, rows = session(model), {tap: [] for tap in taps}
+    for pixels in inputs:
+        for tap, tensor in zip(taps, run.run(list(taps), {"pixels": pixels})):
+            flat = np.moveaxis(tensor, 1, -1).reshape(-1, tensor.shape[1])
+            rows[tap].append(flat[rng.permutation(len(flat))[: -(-MAX_ROWS // len(inputs))]])
+    return {tap: np.concatenate(parts).astype(np.float64) for tap, parts in rows.items()}
 
 
 def clipped_range(values):
@@ -142,54 +122,59 @@ def rounded(numbers):
     return [float(f"{number:.6g}") for number in np.atleast_1d(numbers)]
 
 
-def calibrate(net, crops, rng):
+def calibrate(net, inputs, rng):
     """Return the calibration of one network."""
     stages = load_stages(net)
-    found = {"equalize": {}, "activations": {}, "bias_shift": {stage.name: [0.0] * len(stage.bias) for stage in stages}}
+    names = [stage.name for stage in stages]
+    inner = {stage.name: f"{stage.name}.pool" if stage.layer.pool_px else stage.layer.prelu for stage in stages[:-1]}
+    floats = channel_samples(build(net, taps=list(inner.values())), list(inner.values()), inputs, rng)
+    found = {"equalize": {}, "activations": {}, "bias_shift": {name: [0.0] * len(s.bias) for name, s in zip(names, stages)}}
     for stage, following in zip(stages, stages[1:]):
-        inner = f"{stage.name}.pool" if stage.layer.pool_px else stage.layer.prelu
-        samples = channel_samples(build(net, taps=[inner]), inner, crops, rng)
-        factor, scale, zero_point = shared_scale(samples, following.weight)
+        factor, scale, zero_point = shared_scale(floats[inner[stage.name]], following.weight)
         found["equalize"][stage.name] = rounded(factor)
         found["activations"][stage.name] = {"scale": rounded(scale)[0], "zero_point": zero_point}
 
     # One layer after the other: each correction is measured with those before it in place.
-    for stage in stages:
-        factor = found["equalize"].get(stage.name, 1.0)
-        exact = mean_output(build(net, taps=[stage.name]), stage.name, crops)
-        int8 = mean_output(build(net, found, taps=[stage.name]), stage.name, crops)
-        found["bias_shift"][stage.name] = rounded(exact / factor - int8)
-    report(net, found, crops)
+    exact = mean_outputs(build(net, taps=names), names, inputs)
+    for name in names:
+        factor = found["equalize"].get(name, 1.0)
+        int8 = mean_outputs(build(net, found, taps=[name]), [name], inputs)[name]
+        found["bias_shift"][name] = rounded(exact[name] / factor - int8)
+    report(net, found, inputs)
     return found
 
 
-def mean_output(model, tap, crops):
-    """Return [C], the mean of each channel of an inner tensor over all of `crops`."""
-    means = [tensor.mean(axis=(0, 2, 3), dtype=np.float64) for (tensor,) in outputs_of(model, [tap], crops)]
-    return np.mean(means, axis=0)
+def mean_outputs(model, taps, inputs):
+    """Return `{tap: [C]}`, the mean of each channel over all of `inputs`."""
+    run, sums, counts = session(model), {tap: 0.0 for tap in taps}, {tap: 0 for tap in taps}
+    for pixels in inputs:
+        for tap, tensor in zip(taps, run.run(list(taps), {"pixels": pixels})):
+            sums[tap] += tensor.sum(axis=(0, 2, 3), dtype=np.float64)
+            counts[tap] += tensor.size // tensor.shape[1]
+    return {tap: sums[tap] / counts[tap] for tap in taps}
 
 
-def report(net, found, crops):
-    """Print the signal-to-noise ratio of the heads, int8 against float, over all crops and over likely faces."""
-    tensors = []
-    for model in (build(net, taps=["heads"]), build(net, found, taps=["heads"])):
-        heads = np.concatenate([tensor for (tensor,) in outputs_of(model, ["heads"], crops)])
-        tensors.append(heads[:, :, 0, 0].astype(np.float64))
-    exact, error = tensors[0], tensors[1] - tensors[0]
-    for sample, rows in (("all", exact[:, 0] > -np.inf), ("faces", exact[:, 0] > 0)):
-        snr = 10 * np.log10(np.square(exact[rows]).sum(axis=0) / np.square(error[rows]).sum(axis=0))
-        print(f"{net}: SNR of heads over {sample}, dB: {', '.join(f'{ratio:.1f}' for ratio in snr)}")
+def report(net, found, inputs):
+    """Print the signal-to-noise ratio of the heads, int8 against float."""
+    float_run, int8_run = session(build(net, taps=["heads"])), session(build(net, found, taps=["heads"]))
+    signal, noise, face_error = 0.0, 0.0, []
+    for pixels in inputs:
+        exact, int8 = (run.run(["heads", "prob"], {"pixels": pixels}) for run in (float_run, int8_run))
+        signal = signal + np.square(exact[0]).sum(axis=(0, 2, 3))
+        noise = noise + np.square(exact[0] - int8[0]).sum(axis=(0, 2, 3))
+        face_error.append(np.abs(exact[1] - int8[1]).ravel())
+    face_error = np.concatenate(face_error)
+    snr = ", ".join(f"{ratio:.1f}" for ratio in 10 * np.log10(signal / noise))
+    print(f"{net}: SNR of heads in dB {snr}; P(face) error mean {face_error.mean():.5f}, max {face_error.max():.3f}")
 
 
 def main():
     rng = np.random.default_rng(SEED)
     fetch.fetch_all()
-    crops = record_crops(rng)
-    found = {net: calibrate(net, crops[net], rng) for net in NETWORKS}
-    text = json.dumps(found, indent=1)
-    # One array a line.
-    text = "[".join(part if k == 0 else " ".join(part.split("]", 1)[0].split()) + "]" + part.split("]", 1)[1] for k, part in enumerate(text.split("[")))
-    CALIBRATION.write_text(text + "\n")
+    inputs = record_inputs(rng)
+    found = {net: calibrate(net, inputs[net], rng) for net in NETWORKS}
+    one_line_arrays = re.sub(r"\[([^\]]*)\]", lambda array: f"[{' '.join(array[1].split())}]", json.dumps(found, indent=1))
+    CALIBRATION.write_text(one_line_arrays + "\n")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ const HALF_STEP: f32 = 8.0;
 /// The same for the pattern of light and dark, in units of 1 - correlation.
 const HALF_PATTERN: f32 = 0.3;
 /// Shares of the head's cells, the body's cells and the head's pattern in the distance. These, like
-/// the constants above, were chosen by measurement: see `tests/appearance.rs`.
+/// the constants above, were chosen by measurement: see `measure_looks` in tests/track.
 const SHARES: [f32; 3] = [0.64, 0.24, 0.12];
 
 impl Appearance {

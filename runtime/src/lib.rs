@@ -3,15 +3,19 @@
 pub mod appearance;
 pub mod bundle;
 pub mod classify;
+pub mod config;
 pub mod detect;
 pub mod engine;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gallery;
 pub mod geom;
+pub mod pipeline;
 pub mod preprocess;
 pub mod report;
 pub mod resample;
 pub mod source;
+pub mod stopwatch;
 pub mod track;
 pub mod verdict;

@@ -1,2 +1,25 @@
-//! x
-fn main() {}
+//! `candor`: arguments -> settings -> bundle -> scan -> exit code.
+
+mod cli;
+mod scan;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let level = match cli.verbose {
+        0 => log::LevelFilter::Warn,
+        1 => log::LevelFilter::Info,
+        _ => log::LevelFilter::Debug,
+    };
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Error)
+        .filter_module("candor", level)
+        .parse_default_env()
+        .init();
+    match cli.command {
+        cli::Command::Scan(args) => scan::run(&args),
+    }
+}

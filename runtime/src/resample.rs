@@ -35,7 +35,7 @@ pub enum Outside {
 }
 
 /// Resizes pictures; keeps its buffers between calls.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Resampler {
     resizer: Resizer,
     window: RgbImage,

@@ -92,7 +92,7 @@ def measure(pictures, exact, int8):
         n_recalled += len(theirs) > 0
         n_int8_recalled += len(ours) > 0
         overlaps += [overlap for *_, overlap in pairs]
-        edges += [np.abs(ours[row] - theirs[column]).max() for row, column, _ in pairs]
+        edges += [np.abs(ours[row] - theirs[column]) for row, column, _ in pairs]
         if not equal:
             different.append([name, ours_scores.round(3).tolist(), theirs_scores.round(3).tolist()])
     return {
@@ -103,6 +103,7 @@ def measure(pictures, exact, int8):
         "n_pairs": len(overlaps),
         "iou_median": round(float(np.median(overlaps)), 4) if overlaps else None,
         "iou_p5": round(float(np.percentile(overlaps, 5)), 4) if overlaps else None,
+        "iou_from_0.9_percent": round(100 * float(np.mean(np.array(overlaps) >= 0.9)), 2) if overlaps else None,
         "edge_px_median": round(float(np.median(edges)), 2) if edges else None,
         "different": different,
     }

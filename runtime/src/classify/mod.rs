@@ -5,7 +5,8 @@ use image::RgbImage;
 use crate::bundle::{Calibration, Input, Manifest};
 use crate::engine::{EngineError, Model};
 
-/// The bundle's network with what belongs to it.
+/// The bundle's network with what belongs to it; clones share the weights.
+#[derive(Clone)]
 pub struct Classifier {
     model: Model,
     input: Input,

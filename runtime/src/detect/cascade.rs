@@ -27,7 +27,8 @@ const LARGEST_FACE: f32 = 1.6;
 /// The shift of a box's edges that a network asks for, in parts of the box's width and height.
 type Offset = [f32; 4];
 
-/// The MTCNN face detector.
+/// The MTCNN face detector; clones share the weights.
+#[derive(Clone)]
 pub struct Mtcnn {
     settings: Settings,
     pnet: Model,

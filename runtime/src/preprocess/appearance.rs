@@ -134,3 +134,58 @@ fn ycbcr([r, g, b]: [f32; 3]) -> Cell {
     let y = 0.299 * r + 0.587 * g + 0.114 * b;
     [y, 128.0 + 0.564 * (b - y), 128.0 + 0.713 * (r - y)].map(|v| v.round() as u8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A face whose landmarks lie at `placement` of the canonical ones.
+    fn face(placement: &Placement) -> Detection {
+        let corner = placement.apply(Point { x: HEAD.x, y: HEAD.y });
+        let bbox = Rect { x: corner.x, y: corner.y, w: 80.0, h: 100.0 };
+        Detection { bbox, landmarks: CANON.map(|p| placement.apply(p)), confidence: 1.0 }
+    }
+
+    /// A picture in which the canonical face, placed so, is green left of its middle and red below it.
+    fn picture(placement: &Placement) -> RgbImage {
+        let (norm, shift) = (placement.cos.powi(2) + placement.sin.powi(2), placement.shift);
+        RgbImage::from_fn(400, 400, |x, y| {
+            let (dx, dy) = (x as f32 + 0.5 - shift.x, y as f32 + 0.5 - shift.y);
+            let canon_x = (placement.cos * dx + placement.sin * dy) / norm;
+            let canon_y = (placement.cos * dy - placement.sin * dx) / norm;
+            let is = |yes: bool| if yes { 200 } else { 0 };
+            image::Rgb([is(canon_y > 54.0), is(canon_x < 56.0), 50])
+        })
+    }
+
+    #[test]
+    fn the_head_looks_the_same_wherever_however_large_and_turned() {
+        let expected = |cell: usize| {
+            let is = |yes: bool| if yes { 200.0 } else { 0.0 };
+            ycbcr([is(cell / 8 >= 4), is(cell % 8 < 4), 50.0])
+        };
+        for (cos, sin, x, y) in [(1.0, 0.0, 100.0, 90.0), (2.0, 0.1, 50.0, 40.0), (0.5, -0.2, 200.0, 150.0)] {
+            let placement = Placement { cos, sin, shift: Point { x, y } };
+            let seen = appearance(&picture(&placement), &face(&placement));
+            for (cell, found) in seen.head.iter().enumerate() {
+                // Beside the two edges a sample or two may fall on the other side.
+                let differs = found.iter().zip(expected(cell)).any(|(a, b)| a.abs_diff(b) > 25);
+                assert!(!differs, "cell {cell}: {found:?}, expected {:?}", expected(cell));
+            }
+        }
+    }
+
+    #[test]
+    fn faces_beyond_the_picture_or_without_sense_do_no_harm() {
+        let picture = RgbImage::from_pixel(3, 2, image::Rgb([10, 20, 30]));
+        let flat = ycbcr([10.0, 20.0, 30.0]);
+        for value in [0.0, -1e30, 1e30, f32::NAN, f32::INFINITY] {
+            let landmarks = [Point { x: value, y: value }; 5];
+            let bbox = Rect { x: value, y: value, w: value, h: value };
+            let seen = appearance(&picture, &Detection { bbox, landmarks, confidence: 1.0 });
+            assert!(seen.head.iter().chain(&seen.body).all(|cell| *cell == flat));
+        }
+        let face = face(&Placement { cos: 1.0, sin: 0.0, shift: Point::default() });
+        appearance(&RgbImage::new(0, 0), &face);
+    }
+}

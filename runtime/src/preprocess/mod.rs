@@ -3,3 +3,4 @@
 pub mod appearance;
 pub mod color;
 pub mod crop;
+pub mod scene;

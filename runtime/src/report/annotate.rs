@@ -359,6 +359,6 @@ mod tests {
             }
         }
         assert_eq!(ticks(-5), 0);
-        assert_eq!(ticks(i64::MAX), 3_320_413_933_267_720);
+        assert_eq!(ticks(i64::MAX), 3_320_413_933_267_719);
     }
 }

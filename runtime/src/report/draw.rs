@@ -296,3 +296,87 @@ impl Banner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mark(bbox: Rect) -> FaceMark<'static> {
+        const SCORES: [f32; 20] = [0.5; 20];
+        let (word, tone) = ("Uncertain", Tone::Uncertain);
+        FaceMark { bbox, track_id: 12, word, tone, mean_score: Some(0.5), scores: &SCORES }
+    }
+
+    /// Every pixel against the definition: how far it is from the box's edge decides its colour.
+    #[test]
+    fn outline_is_three_nested_frames() {
+        let ground = Rgb([10, 20, 30]);
+        let mut picture = RgbImage::from_pixel(64, 48, ground);
+        let style = Style { line_px: 3, halo_px: 2, ..Style::for_picture(&picture) };
+        let area = Area { x: 20, y: -4, w: 15, h: 30 };
+        outline(&mut picture, &style, &area, Tone::Real.color());
+        let expected = RgbImage::from_fn(64, 48, |x, y| {
+            let (x, y) = (x.cast_signed(), y.cast_signed());
+            let beyond = |at: i32, from: i32, length: i32| (from - at).max(at - (from + length - 1));
+            match beyond(x, area.x, area.w).max(beyond(y, area.y, area.h)) {
+                -1..=0 | 4..=5 => INK,
+                1..=3 => Tone::Real.color(),
+                _ => ground,
+            }
+        });
+        assert_eq!(picture, expected);
+    }
+
+    #[test]
+    fn labels_of_a_grid_cover_no_face() {
+        for (width, height) in [(640, 360), (1280, 720), (1920, 1080)] {
+            let picture = RgbImage::new(width, height);
+            let style = Style::for_picture(&picture);
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let (tile_w, tile_h) = (width as f32 / 3.0, height as f32 / 3.0);
+            let marks: Vec<_> = (0u8..9)
+                .map(|i| {
+                    let (col, row) = (f32::from(i % 3), f32::from(i / 3));
+                    let (x, y) = ((col + 0.3) * tile_w, (row + 0.25) * tile_h);
+                    mark(Rect { x, y, w: tile_w * 0.35, h: tile_h * 0.5 })
+                })
+                .collect();
+            let banner = Banner::layout(&picture, &style, "untrained model: verdicts mean nothing");
+            let mut taken = vec![banner.area];
+            for idx in 0..marks.len() {
+                let (_, area) = place(&picture, &style, &marks, idx, &taken);
+                for other in marks.iter().map(|m| Area::around(&m.bbox)).chain(taken.iter().copied()) {
+                    assert_eq!(
+                        area.shared_px(&other),
+                        0,
+                        "{width}x{height}: label {idx} {area:?} on {other:?}"
+                    );
+                }
+                taken.push(area);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_marks_on_any_picture(
+            (width, height) in (1u32..400, 1u32..300),
+            boxes in prop::collection::vec(prop::array::uniform4(prop::num::f32::ANY), 0..4),
+            near in prop::array::uniform4(-50.0f32..450.0),
+            text in ".{0,60}",
+        ) {
+            let mut picture = RgbImage::new(width, height);
+            let style = Style::for_picture(&picture);
+            let marks: Vec<_> =
+                boxes.into_iter().chain([near]).map(|[x, y, w, h]| mark(Rect { x, y, w, h })).collect();
+            draw_marks(&mut picture, &marks, Some(&text));
+            for idx in 0..marks.len() {
+                let (_, area) = place(&picture, &style, &marks, idx, &[]);
+                let fits = |at: i32, length: i32, side: u32| at == 0 || at > 0 && at + length <= side.cast_signed();
+                prop_assert!(fits(area.x, area.w, width) && fits(area.y, area.h, height), "{:?}", area);
+            }
+        }
+    }
+}

@@ -3,9 +3,14 @@
 pub mod annotate;
 mod avc;
 pub mod draw;
+
+pub mod faces;
+pub mod json;
+pub mod live;
 mod movie;
 mod sparkline;
 mod strip;
+pub mod table;
 mod text;
 
 pub use sparkline::sparkline;

@@ -69,6 +69,15 @@ impl Damage {
         self.n_frames_lost == 0 && self.n_bytes_missing == 0 && self.notes.is_empty()
     }
 
+    /// Counts what `other` counts as well.
+    pub fn add(&mut self, other: &Damage) {
+        self.n_frames_lost += other.n_frames_lost;
+        self.n_bytes_missing += other.n_bytes_missing;
+        for note in &other.notes {
+            self.note(note.clone());
+        }
+    }
+
     /// Keeps `note` unless there are enough of them or it is there already.
     pub fn note(&mut self, note: impl Into<String>) {
         let note = note.into();

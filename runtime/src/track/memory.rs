@@ -8,7 +8,7 @@ use crate::appearance::Appearance;
 const N_EXEMPLARS: usize = 8;
 /// A look becomes an exemplar once it has held this long: a dissolve from one person to another is
 /// a chain of looks of which none holds.
-const HOLD_S: f32 = 0.4;
+const HOLD_S: f32 = 0.6;
 
 /// The latest look of a face and a few that differ.
 #[derive(Clone, Debug)]

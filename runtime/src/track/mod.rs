@@ -11,6 +11,8 @@
 mod matching;
 mod memory;
 mod motion;
+#[cfg(test)]
+mod tests;
 
 use heapless::Vec;
 
@@ -37,12 +39,16 @@ const SAME_PLACE: f32 = 0.6;
 pub struct Settings {
     /// Looks this near are one person's wherever the face is, also after a cut.
     pub far_distance: f32,
+    /// The same among faces that overlap, where one shows parts of another, and for a face that would
+    /// have to have jumped though nothing else says that the picture changed.
+    pub strict_distance: f32,
     /// Looks this near are one person's when the face is where it was a moment ago.
     pub close_distance: f32,
     /// Looks farther than this from each remembered one are never the track's.
     pub reach_distance: f32,
     /// A face not known for sure, but no farther than this from a track that has just gone from view,
-    /// waits without an id until that track comes back or [`Settings::coast_ns`] is over.
+    /// waits without an id until that track comes back or [`Settings::coast_ns`] is over. A face that
+    /// overlaps another waits for any track that has gone within [`Settings::crowd_ns`].
     pub doubt_distance: f32,
     /// Looks farther than this from each remembered one are worth remembering.
     pub novel_distance: f32,
@@ -50,6 +56,8 @@ pub struct Settings {
     pub margin: f32,
     /// Time after its last observation for which a face is taken to be where its motion says.
     pub coast_ns: i64,
+    /// Time for which somebody may be hidden by others who pass.
+    pub crowd_ns: i64,
     /// Time after its last observation at which a track ends.
     pub remember_ns: i64,
     /// The same for a track of fewer than three observations, which may be no face at all.
@@ -60,12 +68,14 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             far_distance: 0.36,
+            strict_distance: 0.28,
             close_distance: 0.46,
-            reach_distance: 0.55,
+            reach_distance: 0.5,
             doubt_distance: 0.6,
             novel_distance: 0.2,
             margin: 0.04,
             coast_ns: 700_000_000,
+            crowd_ns: 3_000_000_000,
             remember_ns: 60_000_000_000,
             remember_brief_ns: 2_000_000_000,
         }
@@ -154,12 +164,29 @@ impl Track {
 /// How one track and one observation compare.
 #[derive(Clone, Copy)]
 struct Pair {
-    /// Agreement of the boxes, 0..=1; 0 when the track's box is out of date.
-    near: f32,
+    /// Agreement of the boxes, 0..=1; `None` when the track's box is out of date.
+    near: Option<f32>,
     /// Distance to the latest look.
     latest: f32,
     /// Distance to the nearest exemplar.
     known: f32,
+}
+
+impl Pair {
+    fn distance(&self) -> f32 {
+        self.latest.min(self.known)
+    }
+}
+
+/// What may be made of an observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// All of it.
+    Free,
+    /// Parts of another face may show, and the place says little.
+    Crowded,
+    /// Nothing: it's a second box on a face, or its box makes no sense.
+    Unfit,
 }
 
 /// Every slot's track against every observation; `None` where there is no track or no observation.
@@ -167,7 +194,7 @@ type Pairs = [[Option<Pair>; MAX_FACES]; MAX_TRACKS];
 
 /// Follows faces from frame to frame.
 ///
-/// About 150 KiB, all inline: keep it in a `Box` where stacks are small.
+/// About 170 KiB, all inline: keep it in a `Box` where stacks are small.
 #[derive(Clone, Debug)]
 pub struct Tracker {
     settings: Settings,
@@ -193,10 +220,9 @@ impl Tracker {
                 track.is_displaced = true;
             }
         }
-        let is_duplicate = duplicates(observations);
-        let is_crowded = self.crowded(pts_ns, observations);
-        let pairs = self.compare(pts_ns, observations, &is_crowded);
-        let scores = self.score(&pairs, &is_duplicate);
+        let standings = self.standings(pts_ns, observations);
+        let pairs = self.compare(pts_ns, observations);
+        let scores = self.score(&pairs, &standings);
         let slot_of = matching::sure_pairs(&scores, observations.len(), self.settings.margin);
 
         let mut is_matched = [false; MAX_TRACKS];
@@ -205,9 +231,9 @@ impl Tracker {
         }
         for (idx, seen) in observations.iter().enumerate() {
             let track_id = match slot_of[idx] {
-                Some(slot) => self.observe(slot, seen, pts_ns, is_crowded[idx]),
-                None if is_duplicate[idx] => None,
-                None if self.is_in_doubt(pts_ns, idx, &pairs, &is_matched, is_crowded[idx]) => None,
+                Some(slot) => self.observe(slot, seen, pts_ns, standings[idx]),
+                None if standings[idx] == Standing::Unfit => None,
+                None if self.is_in_doubt(pts_ns, idx, &pairs, &is_matched, standings[idx]) => None,
                 None => Some(self.start(pts_ns, seen, &mut is_matched, &mut update.ended)),
             };
             // There are at most MAX_FACES observations.
@@ -243,18 +269,16 @@ impl Tracker {
 
 impl Tracker {
     /// Compares every track with every observation.
-    fn compare(&self, pts_ns: i64, observations: &[Observation], is_crowded: &[bool; MAX_FACES]) -> Pairs {
+    fn compare(&self, pts_ns: i64, observations: &[Observation]) -> Pairs {
         let mut pairs = [[None; MAX_FACES]; MAX_TRACKS];
         for (row, track) in pairs.iter_mut().zip(&self.slots) {
             let Some(track) = track else { continue };
             let is_current = self.is_current(track, pts_ns);
             let expected = track.motion.predict(pts_ns);
-            for (idx, (pair, seen)) in row.iter_mut().zip(observations).enumerate() {
-                // Among faces that cross, the place says little.
-                let has_place = is_current && !is_crowded[idx];
+            for (pair, seen) in row.iter_mut().zip(observations) {
                 let near = motion::agreement(&expected, &seen.detection.bbox);
                 *pair = Some(Pair {
-                    near: if has_place { near } else { 0.0 },
+                    near: is_current.then_some(near),
                     latest: track.memory.distance_to_latest(&seen.appearance),
                     known: track.memory.distance(&seen.appearance),
                 });
@@ -264,21 +288,30 @@ impl Tracker {
     }
 
     /// Scores the pairs: by how much the looks are nearer than they have to be.
-    fn score(&self, pairs: &Pairs, is_duplicate: &[bool; MAX_FACES]) -> Scores {
-        let Settings { far_distance, close_distance, reach_distance, .. } = self.settings;
+    fn score(&self, pairs: &Pairs, standings: &[Standing; MAX_FACES]) -> Scores {
+        let Settings { far_distance, close_distance, strict_distance, .. } = self.settings;
         // A stranger where a face was a moment ago: the layout may have changed, so no place counts.
-        let is_stranger = |p: &Pair| p.near > SAME_PLACE && p.latest.min(p.known) > close_distance;
-        let is_rearranged = pairs.iter().flatten().flatten().any(is_stranger);
+        let is_stranger = |(pair, standing): (&Option<Pair>, &Standing)| {
+            let Some(p) = pair else { return false };
+            let is_same_place = p.near.is_some_and(|near| near > SAME_PLACE);
+            *standing == Standing::Free && is_same_place && p.distance() > close_distance
+        };
+        let is_rearranged = pairs.iter().any(|row| row.iter().zip(standings).any(is_stranger));
         let mut scores = [[NEVER; MAX_FACES]; MAX_TRACKS];
         for (scores, pairs) in scores.iter_mut().zip(pairs) {
-            for (column, pair) in pairs.iter().enumerate() {
+            for ((score, pair), standing) in scores.iter_mut().zip(pairs).zip(standings) {
                 let Some(pair) = pair else { continue };
-                if is_duplicate[column] || pair.known > reach_distance {
-                    continue;
+                let limit = match (standing, pair.near) {
+                    (Standing::Unfit, _) => continue,
+                    (Standing::Crowded, _) => strict_distance,
+                    (Standing::Free, Some(near)) if !is_rearranged => {
+                        strict_distance + near * (close_distance - strict_distance)
+                    }
+                    (Standing::Free, _) => far_distance,
+                };
+                if pair.known <= self.settings.reach_distance {
+                    *score = limit - pair.distance();
                 }
-                let near = if is_rearranged { 0.0 } else { pair.near };
-                let limit = far_distance + near * (close_distance - far_distance);
-                scores[column] = limit - pair.latest.min(pair.known);
             }
         }
         scores
@@ -287,7 +320,7 @@ impl Tracker {
 
 impl Tracker {
     /// Adds an observation to the track in `slot`.
-    fn observe(&mut self, slot: usize, seen: &Observation, pts_ns: i64, is_crowded: bool) -> Option<u32> {
+    fn observe(&mut self, slot: usize, seen: &Observation, pts_ns: i64, standing: Standing) -> Option<u32> {
         let track = self.slots[slot].as_mut()?;
         let bbox = seen.detection.bbox;
         if track.is_displaced || track.unseen_ns(pts_ns) > self.settings.coast_ns {
@@ -297,7 +330,7 @@ impl Tracker {
             track.motion.observe(bbox, pts_ns);
         }
         track.n_observations = track.n_observations.saturating_add(1);
-        if !is_crowded {
+        if standing == Standing::Free {
             track.memory.learn(&seen.appearance, pts_ns, &self.settings);
         }
         Some(track.id)
@@ -324,19 +357,23 @@ impl Tracker {
         self.n_started
     }
 
-    /// Marks the observations in which parts of another face may show.
-    fn crowded(&self, pts_ns: i64, observations: &[Observation]) -> [bool; MAX_FACES] {
+    /// What may be made of each observation.
+    fn standings(&self, pts_ns: i64, observations: &[Observation]) -> [Standing; MAX_FACES] {
         let current = self.slots.iter().flatten().filter(|t| self.is_current(t, pts_ns));
         let expected: Vec<Rect, MAX_TRACKS> = current.map(|t| t.motion.predict(pts_ns)).collect();
-        let mut is_crowded = [false; MAX_FACES];
-        for (idx, seen) in observations.iter().enumerate() {
-            let overlaps = |other: &Rect| seen.detection.bbox.overlap_min(other) > CROWDED_OVERLAP;
+        std::array::from_fn(|idx| {
+            let Some(seen) = observations.get(idx) else { return Standing::Unfit };
+            let bbox = seen.detection.bbox;
+            let is_same = |before: &Observation| before.detection.bbox.iou(&bbox) > DUPLICATE_IOU;
+            if !bbox.is_finite() || observations[..idx].iter().any(is_same) {
+                return Standing::Unfit;
+            }
+            let overlaps = |other: &Rect| bbox.overlap_min(other) > CROWDED_OVERLAP;
             // One of the boxes seen is its own, and one of those expected may be.
             let n_seen = observations.iter().filter(|o| overlaps(&o.detection.bbox)).count();
             let n_expected = expected.iter().filter(|bbox| overlaps(bbox)).count();
-            is_crowded[idx] = n_seen > 1 || n_expected > 1;
-        }
-        is_crowded
+            if n_seen > 1 || n_expected > 1 { Standing::Crowded } else { Standing::Free }
+        })
     }
 
     /// True when observation `idx` may yet turn out to be a track that was in the picture just now.
@@ -346,13 +383,16 @@ impl Tracker {
         idx: usize,
         pairs: &Pairs,
         is_matched: &[bool; MAX_TRACKS],
-        is_crowded: bool,
+        standing: Standing,
     ) -> bool {
-        self.slots.iter().enumerate().any(|(slot, track)| {
-            let is_missing = !is_matched[slot]
-                && track.as_ref().is_some_and(|t| t.unseen_ns(pts_ns) <= self.settings.coast_ns);
-            let is_like = |p: &Pair| p.latest.min(p.known) < self.settings.doubt_distance;
-            is_missing && (is_crowded || pairs[slot][idx].as_ref().is_some_and(is_like))
+        let Settings { coast_ns, crowd_ns, doubt_distance, .. } = self.settings;
+        (0..MAX_TRACKS).filter(|slot| !is_matched[*slot]).any(|slot| {
+            let (Some(track), Some(pair)) = (&self.slots[slot], &pairs[slot][idx]) else {
+                return false;
+            };
+            let unseen_ns = track.unseen_ns(pts_ns);
+            let is_hidden = standing == Standing::Crowded && unseen_ns <= crowd_ns;
+            is_hidden || (unseen_ns <= coast_ns && pair.distance() < doubt_distance)
         })
     }
 
@@ -360,15 +400,4 @@ impl Tracker {
     fn is_current(&self, track: &Track, pts_ns: i64) -> bool {
         !track.is_displaced && track.unseen_ns(pts_ns) <= self.settings.coast_ns
     }
-}
-
-/// Marks the observations that are a second box on a face that comes before them.
-fn duplicates(observations: &[Observation]) -> [bool; MAX_FACES] {
-    let mut is_duplicate = [false; MAX_FACES];
-    for (idx, seen) in observations.iter().enumerate() {
-        let bbox = seen.detection.bbox;
-        is_duplicate[idx] = !bbox.is_finite()
-            || observations[..idx].iter().any(|before| before.detection.bbox.iou(&bbox) > DUPLICATE_IOU);
-    }
-    is_duplicate
 }

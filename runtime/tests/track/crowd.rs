@@ -1,6 +1,6 @@
 //! Made-up people whose looks vary over time and from each other as those of real ones do.
 
-use candor::appearance::{Appearance, BODY_COLUMNS, BODY_ROWS, Cell, HEAD_SIDE};
+use candor::appearance::{Appearance, BODY_COLUMNS, Cell, HEAD_SIDE};
 
 use crate::scenes::Dice;
 
@@ -47,14 +47,8 @@ impl Person {
         }
     }
 
-    /// The look at `t_s`, which must not fall; `hidden` is the share that `other` covers.
-    pub(crate) fn look(
-        &mut self,
-        t_s: f32,
-        dice: &mut Dice,
-        hidden: f32,
-        other: Option<&Appearance>,
-    ) -> Appearance {
+    /// The look at `t_s`, which must not fall.
+    pub(crate) fn look(&mut self, t_s: f32, dice: &mut Dice) -> Appearance {
         let kept = (-(t_s - self.at_s).max(0.0) / MOVE_S).exp();
         self.at_s = t_s;
         for part in &mut self.moved {
@@ -63,16 +57,10 @@ impl Person {
                 *old = kept * *old + (1.0 - kept * kept).sqrt() * new;
             }
         }
-        let mut seen = Appearance {
+        Appearance {
             head: self.mosaic::<HEAD_SIDE, _>(0, dice),
             body: self.mosaic::<BODY_COLUMNS, _>(1, dice),
-        };
-        if let Some(other) = other {
-            // The cover comes from the side: columns of the mosaics are the other's.
-            cover::<HEAD_SIDE>(&mut seen.head, &other.head, hidden);
-            cover::<BODY_COLUMNS>(&mut seen.body, &other.body, hidden);
         }
-        seen
     }
 
     fn mosaic<const COLUMNS: usize, const N: usize>(&self, part: usize, dice: &mut Dice) -> [Cell; N] {
@@ -99,7 +87,13 @@ fn smooth(field: &Field, x: f32, y: f32, channel: usize) -> f32 {
     mix(top, bottom, ty)
 }
 
-fn cover<const COLUMNS: usize>(seen: &mut [Cell], other: &[Cell], share: f32) {
+/// Lays `other` over `share` of `seen`, from the left.
+pub(crate) fn cover(seen: &mut Appearance, other: &Appearance, share: f32) {
+    cover_columns::<HEAD_SIDE>(&mut seen.head, &other.head, share);
+    cover_columns::<BODY_COLUMNS>(&mut seen.body, &other.body, share);
+}
+
+fn cover_columns<const COLUMNS: usize>(seen: &mut [Cell], other: &[Cell], share: f32) {
     let n_covered = (share * COLUMNS as f32).round() as usize;
     for (idx, cell) in seen.iter_mut().enumerate() {
         if idx % COLUMNS < n_covered {
@@ -110,7 +104,16 @@ fn cover<const COLUMNS: usize>(seen: &mut [Cell], other: &[Cell], share: f32) {
 
 /// Something that is no face: anything at all.
 pub(crate) fn no_face(dice: &mut Dice) -> Appearance {
-    let n_body = BODY_COLUMNS * BODY_ROWS;
-    assert_eq!(n_body, 24);
-    Person::new(dice).look(0.0, dice, 0.0, None)
+    Person::new(dice).look(0.0, dice)
+}
+
+/// `share` of `to` over `from`.
+pub(crate) fn blend(from: &Appearance, to: &Appearance, share: f32) -> Appearance {
+    let cell = |a: &Cell, b: &Cell| -> Cell {
+        std::array::from_fn(|c| (f32::from(a[c]) * (1.0 - share) + f32::from(b[c]) * share).round() as u8)
+    };
+    Appearance {
+        head: std::array::from_fn(|k| cell(&from.head[k], &to.head[k])),
+        body: std::array::from_fn(|k| cell(&from.body[k], &to.body[k])),
+    }
 }

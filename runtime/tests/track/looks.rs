@@ -16,23 +16,24 @@ pub(crate) struct Look {
     pub(crate) appearance: Appearance,
 }
 
-/// The largest face of a line of detections.
-fn largest_face(line: &serde_json::Value) -> Option<Detection> {
-    let number = |v: &serde_json::Value| v.as_f64().unwrap() as f32;
-    let faces = line["faces"].as_array()?;
-    let face = faces.iter().filter(|f| f["confidence"].as_f64() > Some(0.9)).max_by(|a, b| {
-        let width = |f: &serde_json::Value| number(&f["box"][2]) - number(&f["box"][0]);
-        width(a).total_cmp(&width(b))
-    })?;
+fn number(v: &serde_json::Value) -> f32 {
+    v.as_f64().unwrap() as f32
+}
+
+/// The faces of a line of detections of which the detector is sure.
+pub(crate) fn confident_faces(line: &serde_json::Value) -> impl Iterator<Item = &serde_json::Value> {
+    let faces = line["faces"].as_array().unwrap();
+    faces.iter().filter(|face| number(&face["confidence"]) > 0.9)
+}
+
+pub(crate) fn detection(face: &serde_json::Value) -> Detection {
     let [x0, y0, x1, y1] = [0, 1, 2, 3].map(|k| number(&face["box"][k]));
-    Some(Detection {
+    let landmark = |k: usize| &face["landmarks"][k];
+    Detection {
         bbox: Rect::from_corners(x0, y0, x1, y1),
-        landmarks: std::array::from_fn(|k| Point {
-            x: number(&face["landmarks"][k][0]),
-            y: number(&face["landmarks"][k][1]),
-        }),
-        confidence: 1.0,
-    })
+        landmarks: std::array::from_fn(|k| Point { x: number(&landmark(k)[0]), y: number(&landmark(k)[1]) }),
+        confidence: number(&face["confidence"]),
+    }
 }
 
 /// The looks of each person, in time: a person is a clip (pictures named `CLIP@MILLISECONDS`) or a photo.
@@ -41,7 +42,9 @@ pub(crate) fn read(detections: &Path) -> Vec<Vec<Look>> {
     let mut spent_s = 0.0;
     for line in std::fs::read_to_string(detections).unwrap().lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let Some(face) = largest_face(&line) else { continue };
+        let faces = confident_faces(&line).map(detection);
+        let largest = faces.max_by(|a, b| a.bbox.w.total_cmp(&b.bbox.w));
+        let Some(face) = largest else { continue };
         let path = Path::new(line["source"].as_str().unwrap());
         let stem = path.file_stem().unwrap().to_str().unwrap();
         let (clip, pts_ms) = match stem.split_once('@') {

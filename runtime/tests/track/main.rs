@@ -14,13 +14,14 @@
 
 mod crowd;
 mod looks;
+mod photos;
 mod roc;
 mod scenes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use candor::appearance::Appearance;
-use candor::geom::{Detection, Point};
+use candor::geom::{Detection, Point, Rect};
 use candor::track::{Observation, Settings, Tracker};
 use crowd::Person;
 use scenes::{Dice, Script, Shot, Truth, play};
@@ -160,17 +161,19 @@ fn follow(shots: &[Shot], mut look: impl FnMut(&Shot, &Truth) -> Appearance) -> 
 fn follow_crowd(shots: &[Shot], n_people: usize, seed: u64) -> Tally {
     let mut dice = Dice(seed ^ 0x5eed);
     let mut people: Vec<Person> = (0..n_people).map(|_| Person::new(&mut dice)).collect();
-    let mut in_front: Option<Appearance> = None;
     follow(shots, |shot, face| {
         let t_s = shot.pts_ns as f32 / 1e9;
         let Some(person) = face.person else { return crowd::no_face(&mut dice) };
-        let cover = in_front.as_ref().filter(|_| face.hidden > 0.0);
-        let look = people[person].look(t_s, &mut dice, face.hidden, cover);
-        in_front = Some(look.clone());
-        look
+        let mut seen = people[person].look(t_s, &mut dice);
+        if let Some(other) = face.hidden_by {
+            crowd::cover(&mut seen, &people[other].look(t_s, &mut dice), face.hidden);
+        }
+        seen
     })
 }
 
+/// The made-up people vary at least as much as those of the clips that were measured, whose tenths,
+/// medians and hundredths these are (see `measure_looks`), and look no more different from each other.
 #[test]
 fn made_up_people_differ_as_real_ones_do() {
     let mut dice = Dice(1);
@@ -178,21 +181,59 @@ fn made_up_people_differ_as_real_ones_do() {
     let mut looks: Vec<Vec<Appearance>> = Vec::new();
     for step in 0..=20_u8 {
         let t_s = f32::from(step) * 0.2;
-        looks.push(people.iter_mut().map(|p| p.look(t_s, &mut dice, 0.0, None)).collect());
+        looks.push(people.iter_mut().map(|p| p.look(t_s, &mut dice)).collect());
     }
     let quantiles = |mut distances: Vec<f32>| {
         distances.sort_by(f32::total_cmp);
-        [0.001, 0.01, 0.1, 0.5, 0.9, 0.99].map(|q| distances[(distances.len() as f32 * q) as usize])
+        [0.1, 0.5, 0.9, 0.99].map(|q| distances[(distances.len() as f32 * q) as usize])
     };
-    for lag in [1, 2, 5, 10, 20] {
+    let is_about = |found: [f32; 4], measured: [f32; 4], slack: f32| {
+        println!("found {found:.3?}, measured {measured:.3?}");
+        found.iter().zip(measured).all(|(a, b)| (a - b).abs() < slack)
+    };
+    for (lag, measured) in [
+        (1, [0.087, 0.162, 0.288, 0.473]),
+        (5, [0.151, 0.272, 0.420, 0.588]),
+        (20, [0.178, 0.316, 0.482, 0.637]),
+    ] {
         let pairs = (0..=20 - lag).flat_map(|k| looks[k].iter().zip(&looks[k + lag]));
-        println!("one person, lag {lag}: {:.3?}", quantiles(pairs.map(|(a, b)| a.distance(b)).collect()));
+        let found = quantiles(pairs.map(|(a, b)| a.distance(b)).collect());
+        assert!(is_about(found, measured, 0.1), "one person, lag {lag}");
     }
     let others = (0..300).flat_map(|a| (0..a).map(move |b| (a, b)));
-    println!(
-        "two people: {:.3?}",
-        quantiles(others.map(|(a, b)| looks[0][a].distance(&looks[0][b])).collect())
-    );
+    let found = quantiles(others.map(|(a, b)| looks[0][a].distance(&looks[0][b])).collect());
+    assert!(is_about(found, [0.592, 0.693, 0.785, 0.831], 0.1), "two people");
+}
+
+/// A slow dissolve from one person to another, both in the same place, must not carry the id along.
+#[test]
+fn dissolves_end_a_track() {
+    for seed in 0..100 {
+        let mut dice = Dice(seed);
+        let mut people = [Person::new(&mut dice), Person::new(&mut dice)];
+        let length_s = dice.between(0.3, 2.5);
+        let mut tracker = Box::new(Tracker::new(Settings::default()));
+        let mut ids: [BTreeSet<u32>; 2] = Default::default();
+        for step in 0..100_u8 {
+            let t_s = f32::from(step) * 0.1;
+            let blend = ((t_s - 4.0) / length_s).clamp(0.0, 1.0);
+            let [from, to] = people.each_mut().map(|p| p.look(t_s, &mut dice));
+            let seen = [Observation {
+                detection: Detection {
+                    bbox: Rect { x: 100.0, y: 100.0, w: 80.0, h: 100.0 },
+                    landmarks: [Point::default(); 5],
+                    confidence: 0.99,
+                },
+                appearance: crowd::blend(&from, &to, blend),
+            }];
+            let update = tracker.update(i64::from(step) * 100_000_000, &seen, false);
+            if blend == 0.0 || blend == 1.0 {
+                ids[usize::from(blend == 1.0)].extend(update.track_ids.iter().flatten());
+            }
+        }
+        assert!(ids[0].is_disjoint(&ids[1]), "seed {seed}, {length_s} s: {ids:?}");
+        assert!(!ids[1].is_empty(), "seed {seed}: the second person never got an id");
+    }
 }
 
 #[test]
@@ -215,6 +256,10 @@ fn made_up_people_are_never_mixed() {
         tally.print(name);
     }
     assert!(mixed.is_empty(), "mixed ids in (script, people, seed): {mixed:?}");
+    for (name, tally) in &by_name {
+        let n_ids_limit = if *name == "crossings" { 7 } else { 4 };
+        assert!(tally.n_ids <= n_ids_limit * tally.n_people, "{name}: people fall apart");
+    }
 }
 
 fn detections() -> std::path::PathBuf {
@@ -255,4 +300,73 @@ fn measure_scenes_of_real_people() {
     for (name, tally) in &by_name {
         tally.print(name);
     }
+}
+
+/// Photos of 20 women, several to a photo and so in the same light, as tiles of a call.
+#[test]
+fn people_of_photos_are_never_mixed() {
+    let Some(photos) = photos::read() else { return };
+    let mut by_name: BTreeMap<&str, Tally> = BTreeMap::new();
+    let mut mixed = Vec::new();
+    for n_people in 1..=9 {
+        for script in scripts(n_people) {
+            let seed = n_people as u64;
+            let mut dice = Dice(seed ^ 0xf0f0);
+            let mut cast: Vec<usize> = (0..photos.len()).collect();
+            let cast: Vec<usize> = (0..n_people).map(|_| cast.swap_remove(dice.below(cast.len()))).collect();
+            let mut canvas = photos::Canvas::new(script.is_crossing);
+            let shots = play(&script, LENGTH_S / 3.0, seed);
+            let tally = follow(&shots, |shot, face| {
+                canvas.appearance(shot, face, |person| &photos[cast[person]], &mut dice)
+            });
+            if tally.n_mixed_ids > 0 {
+                mixed.push((script.name, n_people));
+            }
+            by_name.entry(script.name).or_default().add(&tally);
+        }
+    }
+    for (name, tally) in &by_name {
+        tally.print(name);
+    }
+    assert!(mixed.is_empty(), "mixed ids in (script, people): {mixed:?}");
+    for (name, tally) in &by_name {
+        let n_ids_limit = if *name == "crossings" { 6 } else { 2 };
+        assert!(tally.n_ids <= n_ids_limit * tally.n_people, "{name}: people fall apart");
+    }
+}
+
+#[test]
+#[ignore = "a measurement: for a release build"]
+fn measure_update_time() {
+    for script in scripts(9) {
+        let shots = play(&script, LENGTH_S, 1);
+        let mut dice = Dice(1);
+        let mut people: Vec<Person> = (0..9).map(|_| Person::new(&mut dice)).collect();
+        let mut tracker = Box::new(Tracker::new(Settings::default()));
+        let mut spent_us: Vec<f64> = Vec::new();
+        for shot in &shots {
+            let seen: Vec<Observation> = shot
+                .faces
+                .iter()
+                .map(|face| Observation {
+                    detection: Detection {
+                        bbox: face.bbox,
+                        landmarks: [Point::default(); 5],
+                        confidence: 0.99,
+                    },
+                    appearance: match face.person {
+                        Some(person) => people[person].look(shot.pts_ns as f32 / 1e9, &mut dice),
+                        None => crowd::no_face(&mut dice),
+                    },
+                })
+                .collect();
+            let start = std::time::Instant::now();
+            std::hint::black_box(tracker.update(shot.pts_ns, &seen, shot.is_cut));
+            spent_us.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        spent_us.sort_by(f64::total_cmp);
+        let (median, last) = (spent_us[spent_us.len() / 2], spent_us[spent_us.len() - 1]);
+        println!("{:20} update: median {median:.0} us, slowest {last:.0} us", script.name);
+    }
+    println!("a tracker takes {} bytes", size_of::<Tracker>());
 }

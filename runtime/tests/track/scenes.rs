@@ -45,8 +45,10 @@ pub(crate) struct Truth {
     /// `None`: no face at all.
     pub(crate) person: Option<usize>,
     pub(crate) bbox: Rect,
-    /// Share of the face that somebody else's hides.
+    /// Share of the face that others hide; may count a part twice.
     pub(crate) hidden: f32,
+    /// Who hides most of it.
+    pub(crate) hidden_by: Option<usize>,
 }
 
 /// What a detector gave for one frame.
@@ -84,8 +86,8 @@ pub(crate) struct Script {
 }
 
 const SECOND_NS: f32 = 1e9;
-const WIDTH_PX: f32 = 1280.0;
-const HEIGHT_PX: f32 = 720.0;
+pub(crate) const WIDTH_PX: f32 = 1280.0;
+pub(crate) const HEIGHT_PX: f32 = 720.0;
 /// A face hidden more than this isn't found.
 const HIDDEN_LIMIT: f32 = 0.45;
 
@@ -162,12 +164,17 @@ pub(crate) fn play(script: &Script, length_s: f32, seed: u64) -> Vec<Shot> {
                     h: side,
                 };
             }
-            faces.push(Truth { person: Some(person), bbox, hidden: 0.0 });
+            faces.push(Truth { person: Some(person), bbox, hidden: 0.0, hidden_by: None });
         }
         for idx in 0..faces.len() {
             // Those who come later stand in front.
-            let cover = faces[idx + 1..].iter().map(|f| f.bbox.intersect(&faces[idx].bbox).area());
-            faces[idx].hidden = cover.fold(0.0, f32::max) / faces[idx].bbox.area();
+            let cover = |f: &Truth| f.bbox.intersect(&faces[idx].bbox).area();
+            let in_front = &faces[idx + 1..];
+            let hidden = in_front.iter().map(cover).sum::<f32>() / faces[idx].bbox.area();
+            let most = in_front.iter().max_by(|a, b| cover(a).total_cmp(&cover(b)));
+            let hidden_by = most.filter(|f| cover(f) > 0.0).and_then(|f| f.person);
+            faces[idx].hidden = hidden;
+            faces[idx].hidden_by = hidden_by;
         }
         faces.retain(|f| {
             f.hidden < HIDDEN_LIMIT
@@ -189,7 +196,7 @@ pub(crate) fn play(script: &Script, length_s: f32, seed: u64) -> Vec<Shot> {
                 w: side,
                 h: side,
             };
-            faces.push(Truth { person: None, bbox, hidden: 0.0 });
+            faces.push(Truth { person: None, bbox, hidden: 0.0, hidden_by: None });
         }
         let pts_ns = i64::try_from((f64::from(t_s) * f64::from(SECOND_NS)) as u64).unwrap();
         shots.push(Shot { pts_ns, is_cut: changed && dice.chance(0.5), faces });

@@ -136,7 +136,9 @@ impl H264Decoder {
             needs_sync: false,
             has_decoded: false,
         };
-        for nal in config.sps_nals.iter().chain(&config.pps_nals) {
+        // some files list other units there, such as a stereo view's parameter sets
+        let is_known = |nal: &&NalUnit<'_>| matches!(nal.nal_unit_type, NalUnitType::Sps | NalUnitType::Pps);
+        for nal in config.sps_nals.iter().chain(&config.pps_nals).filter(is_known) {
             decoder.take_parameter_set(nal).map_err(AvccError::Malformed)?;
         }
         let info = decoder.sps.values().next().map(|(_, info)| *info);
@@ -319,7 +321,8 @@ impl AccessUnitDecoder for H264Decoder {
             self.lacks_reference = false;
             self.needs_sync = false;
         }
-        let mut has_slice = false;
+        let n_lost_before = damage.n_frames_lost;
+        let n_pictures_before = pictures.len();
         for nal in parse_avcc(unit, self.n_length_bytes) {
             match nal.nal_unit_type {
                 NalUnitType::Sps | NalUnitType::Pps => {
@@ -335,7 +338,6 @@ impl AccessUnitDecoder for H264Decoder {
                     if self.needs_sync {
                         continue;
                     }
-                    has_slice = true;
                     self.take_slice(&nal, sample_idx, damage, pictures)?;
                 }
                 _ => {}
@@ -352,7 +354,8 @@ impl AccessUnitDecoder for H264Decoder {
                     self.finish(damage, pictures);
                 }
             }
-            None if !has_slice => {
+            // the picture before may have ended here, and says nothing of this one
+            None if damage.n_frames_lost == n_lost_before && pictures.len() == n_pictures_before => {
                 damage.note("samples that gave no picture");
                 damage.n_frames_lost += 1;
                 self.lacks_reference = true;
@@ -460,4 +463,54 @@ fn round_to_8_bits(samples: &[u8]) -> Vec<u8> {
         u8::try_from((wide + 2) >> 2).unwrap_or(u8::MAX)
     };
     samples.chunks_exact(2).map(round).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record without parameter sets: version 1, Baseline 1.0, 4-byte lengths.
+    const NO_SETS: [u8; 7] = [1, 66, 0, 10, 0xFF, 0xE0, 0];
+
+    #[test]
+    fn ten_bits_are_rounded_and_clipped() {
+        let wide: Vec<u8> =
+            [0u16, 1, 2, 5, 6, 1019, 1021, 1022, 1023].iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert_eq!(round_to_8_bits(&wide), [0, 0, 1, 1, 2, 255, 255, 255, 255]);
+    }
+
+    #[test]
+    fn a_unit_that_ends_inside_a_nal_is_noticed() {
+        assert_eq!(n_covered_bytes(&[0, 0, 0, 2, 9, 9, 0, 0, 0, 1, 9], 4), 11);
+        assert_eq!(n_covered_bytes(&[0, 0, 0, 2, 9, 9, 0, 0, 0, 2, 9], 4), 6);
+        assert_eq!(n_covered_bytes(&[0xFF; 4], 4), 0);
+        assert_eq!(n_covered_bytes(&[1, 9, 0], 1), 3);
+    }
+
+    #[test]
+    fn records_of_any_length_are_read_or_refused() {
+        for n_bytes in 0..NO_SETS.len() {
+            assert!(H264Decoder::new(&NO_SETS[..n_bytes]).is_err(), "{n_bytes} bytes");
+        }
+        assert!(matches!(H264Decoder::new(&NO_SETS), Ok((_, None))));
+    }
+
+    #[test]
+    fn a_panic_inside_the_decoder_costs_pictures_only() {
+        let (mut decoder, _) = H264Decoder::new(&NO_SETS).unwrap();
+        assert_eq!(decoder.guarded(|_| -> () { panic!("meant to be caught") }), None);
+        assert!(decoder.needs_sync);
+        assert!(matches!(decoder.guarded(Decoder::flush), Some(None)));
+    }
+
+    #[test]
+    fn a_slice_without_parameter_sets_is_counted() {
+        let (mut decoder, _) = H264Decoder::new(&NO_SETS).unwrap();
+        let (mut damage, mut pictures) = (Damage::default(), Vec::new());
+        let unit = [0, 0, 0, 3, 0x65, 0x88, 0x80];
+        decoder.decode(&unit, 0, true, &mut damage, &mut pictures).unwrap();
+        decoder.flush(&mut damage, &mut pictures);
+        assert!(pictures.is_empty());
+        assert_eq!(damage.n_frames_lost, 1, "{damage:?}");
+    }
 }

@@ -104,3 +104,74 @@ fn with_floors(mut steps: Vec<Step>) -> Vec<Step> {
     }
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Samples of 10 ticks in decoding order, by the time that they are shown at; the first is a sync sample.
+    fn samples(shown_at: &[i64]) -> Vec<Sample> {
+        let sample = |(idx, &pts): (usize, &i64)| Sample {
+            offset: idx as u64,
+            n_bytes: 1,
+            description_idx: 0,
+            is_sync: idx == 0,
+            dts: 10 * idx as i64,
+            pts,
+        };
+        shown_at.iter().enumerate().map(sample).collect()
+    }
+
+    fn shown(steps: &[Step]) -> Vec<(u64, i64)> {
+        steps.iter().filter(|step| step.is_shown).map(|step| (step.offset, step.pts)).collect()
+    }
+
+    fn part(media_start: i64, n_ticks: i64) -> Edit {
+        Edit { n_ticks, media_start: Some(media_start) }
+    }
+
+    const PAUSE: Edit = Edit { n_ticks: 7, media_start: None };
+
+    #[test]
+    fn without_an_edit_list_times_are_the_samples() {
+        let steps = of_table(&samples(&[20, 40, 30, 50]), &[]);
+        assert_eq!(shown(&steps), [(0, 20), (1, 40), (2, 30), (3, 50)]);
+        // the third is due when nothing earlier can come
+        assert_eq!(steps.iter().map(|step| step.floor).collect::<Vec<_>>(), [20, 30, 30, 50]);
+    }
+
+    #[test]
+    fn an_edit_shifts_cuts_and_ends() {
+        let samples = samples(&[20, 40, 30, 60, 50]);
+        assert_eq!(shown(&of_table(&samples, &[part(20, 50)])), [(0, 0), (1, 20), (2, 10), (3, 40), (4, 30)]);
+        // the first is decoded for the others; the fourth is behind the end, and decoded for the fifth
+        let steps = of_table(&samples, &[PAUSE, part(30, 30)]);
+        assert_eq!(shown(&steps), [(1, 17), (2, 7), (4, 27)]);
+        assert_eq!(steps.len(), 5);
+        assert_eq!(shown(&of_table(&samples, &[part(40, 0)])), [(1, 0), (3, 20), (4, 10)]);
+    }
+
+    #[test]
+    fn parts_follow_one_another() {
+        let samples = samples(&[0, 10, 20, 30]);
+        assert_eq!(shown(&of_table(&samples, &[part(20, 20), part(10, 10)])), [(2, 0), (3, 10), (1, 20)]);
+        assert_eq!(shown(&of_table(&samples, &[part(1000, 10)])), []);
+    }
+
+    #[test]
+    fn times_at_the_ends_of_their_range_saturate() {
+        let samples = samples(&[i64::MIN, i64::MAX, 0]);
+        for edits in
+            [vec![part(i64::MAX, i64::MAX); 3], vec![Edit { n_ticks: i64::MAX, media_start: None }; 3]]
+        {
+            of_table(&samples, &edits);
+            of_fragments(&samples, &edits);
+        }
+    }
+
+    #[test]
+    fn fragments_are_shifted_and_lose_their_start() {
+        let steps = of_fragments(&samples(&[20, 30, 40]), &[PAUSE, part(30, 0)]);
+        assert_eq!(shown(&steps), [(1, 7), (2, 17)]);
+    }
+}

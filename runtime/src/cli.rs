@@ -1,0 +1,165 @@
+//! The command line: what can be asked for, and the checked form of it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use candor::config::{Config, ConfigError};
+use candor::source::FrameRate;
+
+/// Says for every face in a video whether it looks synthetic.
+///
+/// Candor finds and follows each face, scores up to 15 looks at it, spread evenly over its time, and
+/// gives one verdict per face: Real, Fake, Uncertain or FaceTooSmall. A file without a face is NoFace.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Say more on standard error; twice: everything.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Judge the faces of video files and pictures.
+    Scan(Scan),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  candor scan call.mp4                        a table with a verdict per face
+  candor scan --json videos/ > verdicts.jsonl every file below a folder, one JSON object per line
+  candor scan call.mp4 --annotate out.mp4     the video with boxes, ids and running scores
+  candor scan call.mp4 --faces faces/         the crops that were scored, with their scores
+  candor scan frames/ --sequence 25           a folder of pictures as one video of 25 frames a second
+  ffmpeg -v error -i any.mkv -f yuv4mpegpipe -pix_fmt yuv420p - | candor scan -
+
+Reads MP4 and MOV (H.264), AVI (MJPEG), Y4M, JPEG and PNG; anything else through ffmpeg as above.
+
+Exit codes:
+  0  every file was scanned, whatever the verdicts
+  1  a verdict that --fail-on names was given
+  2  the command line, the configuration or the bundle is wrong; nothing was scanned
+  3  a file could not be scanned; the others were
+  4  a result could not be written
+  130  stopped by Ctrl-C; what was printed is complete
+The highest that applies counts, except that 130 comes before all others.";
+
+/// Arguments of `candor scan`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Scan {
+    /// Files, folders (every file below them that can be read) or - for Y4M on standard input.
+    #[arg(required = true)]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Print JSON Lines instead of tables (described in runtime/JSON.md).
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write the video with boxes, ids and running scores drawn on it; for a single file.
+    #[arg(long, value_name = "OUT.mp4")]
+    pub(crate) annotate: Option<PathBuf>,
+    /// Write the scored crops of each face below this folder, and a strip of them as its thumbnail.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) faces: Option<PathBuf>,
+    /// Read each folder of pictures as one video of this many frames a second (25, 29.97, 30000/1001).
+    #[arg(long, value_name = "FPS")]
+    pub(crate) sequence: Option<FrameRate>,
+    /// Files scanned at the same time.
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
+    /// A bundle's folder; the built-in one otherwise.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// A configuration file, TOML; options given here win over it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Smallest face that is looked for, in pixels [default: 40].
+    #[arg(long, value_name = "PX")]
+    pub(crate) min_face_px: Option<f32>,
+    /// Size of each step of the search pyramid, 0.5 to 0.9 [default: 0.709].
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) pyramid_factor: Option<f32>,
+    /// Confidence thresholds of the three networks of the detector [default: 0.6,0.7,0.7].
+    #[arg(long, value_name = "P,R,O", value_delimiter = ',', num_args = 3)]
+    pub(crate) thresholds: Option<Vec<f32>>,
+    /// Keep faces that the detector is surer of than this [default: 0.9].
+    #[arg(long, value_name = "P")]
+    pub(crate) keep_above: Option<f32>,
+    /// Longest time between two searches for faces, in milliseconds [default: 200].
+    #[arg(long, value_name = "MS")]
+    pub(crate) interval_ms: Option<u32>,
+    /// Exit with code 1 when a file has this verdict (uncertain: this or fake).
+    #[arg(long, value_name = "VERDICT")]
+    pub(crate) fail_on: Option<FailOn>,
+    /// Print CPU time per stage and peak memory on standard error at the end.
+    #[arg(long)]
+    pub(crate) stats: bool,
+    /// No progress bar.
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+}
+
+/// Verdicts that make the exit code 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    /// Fake.
+    Fake,
+    /// Fake or Uncertain.
+    Uncertain,
+}
+
+impl Scan {
+    /// The configuration file's settings, or the defaults, with the options put over them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file or an option is out of range, and the system's reason when it can't
+    /// be read.
+    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
+        let mut config = match &self.config {
+            None => Config::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|cause| SettingsError::Read { path: path.clone(), cause })?;
+                Config::from_toml(&text)?
+            }
+        };
+        let detect = &mut config.detect;
+        if let Some(px) = self.min_face_px {
+            detect.min_face_px = px;
+        }
+        if let Some(factor) = self.pyramid_factor {
+            detect.pyramid_factor = factor;
+        }
+        if let Some([p, r, o]) = self.thresholds.as_deref() {
+            detect.thresholds = [*p, *r, *o];
+        }
+        if let Some(least) = self.keep_above {
+            detect.keep_above = least;
+        }
+        if let Some(ms) = self.interval_ms {
+            config.scan.interval_ms = ms;
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    /// The file can't be read.
+    #[error("configuration {path}: {cause}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        cause: std::io::Error,
+    },
+    /// A value is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}

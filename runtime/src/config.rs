@@ -1,0 +1,109 @@
+//! The configuration file: TOML, every key optional, unknown keys refused.
+
+use serde::{Deserialize, Serialize};
+
+use crate::detect;
+use crate::pipeline;
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, an unknown key or a value of the wrong type; the message shows the line.
+    #[error("configuration: {0}")]
+    Syntax(#[from] toml::de::Error),
+    /// A value out of its range.
+    #[error("configuration: {key}: expected {expected}, found {found}")]
+    Range {
+        /// The key.
+        key: &'static str,
+        /// What it may hold.
+        expected: &'static str,
+        /// What it holds.
+        found: String,
+    },
+}
+
+/// All settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How faces are looked for.
+    pub detect: detect::Settings,
+    /// How often.
+    pub scan: pipeline::Settings,
+}
+
+impl Config {
+    /// Parses and checks a configuration; what it leaves out has its default.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let config: Config = toml::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// [`ConfigError::Range`] for the first that is out of it.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let check = |holds: bool, key, expected, found: String| {
+            if holds { Ok(()) } else { Err(ConfigError::Range { key, expected, found }) }
+        };
+        let (d, s) = (&self.detect, &self.scan);
+        let face = (detect::Settings::LEAST_FACE_PX..=4096.0).contains(&d.min_face_px);
+        check(face, "detect.min_face_px", "12..=4096", d.min_face_px.to_string())?;
+        let factor = (0.5..=0.9).contains(&d.pyramid_factor);
+        check(factor, "detect.pyramid_factor", "0.5..=0.9", d.pyramid_factor.to_string())?;
+        let open = |v: &f32| *v > 0.0 && *v < 1.0;
+        check(
+            d.thresholds.iter().all(open),
+            "detect.thresholds",
+            "three numbers between 0 and 1",
+            format!("{:?}", d.thresholds),
+        )?;
+        check(
+            open(&d.keep_above),
+            "detect.keep_above",
+            "a number between 0 and 1",
+            d.keep_above.to_string(),
+        )?;
+        let interval = (1..=60_000).contains(&s.interval_ms);
+        check(interval, "scan.interval_ms", "1..=60000", s.interval_ms.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::from_toml("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_default_survives_a_round_trip() {
+        let text = toml::to_string(&Config::default()).unwrap();
+        assert_eq!(Config::from_toml(&text).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn wrong_keys_and_values_are_named() {
+        for (text, named) in [
+            ("[detect]\nmin_face = 40", "min_face"),
+            ("[detekt]", "detekt"),
+            ("[detect]\nmin_face_px = 3", "detect.min_face_px"),
+            ("[detect]\nmin_face_px = nan", "detect.min_face_px"),
+            ("[detect]\npyramid_factor = 0.95", "detect.pyramid_factor"),
+            ("[detect]\nthresholds = [0.6, 0.7, 1.0]", "detect.thresholds"),
+            ("[detect]\nkeep_above = 0", "keep_above"),
+            ("[scan]\ninterval_ms = 0", "scan.interval_ms"),
+        ] {
+            let error = Config::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+}
