@@ -84,9 +84,11 @@ impl Mtcnn {
     /// P-Net over the pyramid: windows that may hold a face, moved to where it seems to be.
     fn propose(&mut self, picture: &RgbImage) -> Result<Vec<Rect>, EngineError> {
         let levels = pyramid(picture.dimensions(), &self.settings);
-        let pictures: Vec<RgbImage> =
-            levels.iter().map(|level| render(&mut self.resampler, picture, level)).collect();
-        let sizes: Vec<_> = pictures.iter().map(RgbImage::dimensions).collect();
+        let inner: Vec<RgbImage> = levels
+            .iter()
+            .map(|level| self.resampler.whole(picture, level.inner.0, level.inner.1, Filter::Area))
+            .collect();
+        let sizes: Vec<_> = levels.iter().map(Level::size).collect();
         let (patches, n_tiles) = mosaic::pack(&sizes, TILE_PX);
 
         let mut per_level: Vec<Vec<Candidate<Offset>>> = vec![Vec::new(); levels.len()];
@@ -95,7 +97,8 @@ impl Mtcnn {
         for tile_idx in 0..n_tiles {
             let of_tile = || patches.iter().filter(|p| p.tile_idx == tile_idx);
             for patch in of_tile() {
-                copy_patch(&pictures[patch.level_idx], patch, &mut pixels);
+                let level_idx = patch.level_idx;
+                copy_patch(&inner[level_idx], levels[level_idx].margin_px, patch, &mut pixels);
             }
             let outputs = self.pnet.run(&pixels)?;
             let (prob, offset) = (contiguous(&outputs[0]), contiguous(&outputs[1]));
@@ -158,15 +161,24 @@ impl Mtcnn {
     }
 }
 
-/// One level of the pyramid: the picture with `pad_px` of its own pixels round it, scaled.
+/// One level of the pyramid: the picture scaled, with its edge pixels repeated round it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Level {
-    /// Size in pixels, even.
-    size: (u32, u32),
-    /// Level pixels per picture pixel, across and down.
-    scale: (f32, f32),
-    /// Picture pixels of surroundings on each side.
-    pad_px: f32,
+    /// Level pixels per picture pixel.
+    scale: f32,
+    /// Size of the scaled picture.
+    inner: (u32, u32),
+    /// Level pixels of surroundings on the left and at the top, even; not fewer on the other sides.
+    margin_px: u32,
+}
+
+impl Level {
+    /// Width and height with the surroundings. Even: P-Net's pooling rounds odd sides up, which a tile
+    /// that goes on past the level's edge could not reproduce.
+    fn size(&self) -> (u32, u32) {
+        let side = |inner: u32| (inner + 2 * self.margin_px).next_multiple_of(2);
+        (side(self.inner.0), side(self.inner.1))
+    }
 }
 
 /// The levels for a picture of `width` x `height`: in level k P-Net's window is
@@ -181,49 +193,29 @@ fn pyramid((width, height): (u32, u32), settings: &Settings) -> Vec<Level> {
     let mut levels = Vec::new();
     let mut face_px = settings.min_face_px.max(Settings::LEAST_FACE_PX);
     while face_px <= LARGEST_FACE * shorter {
-        let pad_px = if face_px > 0.6 * shorter { 0.5 * face_px } else { 0.0 };
         let scale = window / face_px;
-        let (full_w, full_h) = (w + 2.0 * pad_px, h + 2.0 * pad_px);
-        let size = (even_at_least_window(full_w * scale), even_at_least_window(full_h * scale));
-        #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
-        let scale = (size.0 as f32 / full_w, size.1 as f32 / full_h);
-        levels.push(Level { size, scale, pad_px });
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most a picture's side"
+        )]
+        let scaled = |side: f32| (side * scale) as u32 + 1;
+        let margin_px = if face_px > 0.6 * shorter { WINDOW_PX / 2 } else { 0 };
+        levels.push(Level { scale, inner: (scaled(w), scaled(h)), margin_px });
         face_px /= settings.pyramid_factor;
     }
     levels
 }
 
-/// The nearest even number of pixels that holds a window. P-Net's pooling rounds odd sides up, which
-/// a tile that goes on past the level's edge could not reproduce.
-fn even_at_least_window(side: f32) -> u32 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a picture's side")]
-    let halves = (side / 2.0).round() as u32;
-    (2 * halves).max(WINDOW_PX)
-}
-
-/// The picture as `level` shows it.
-fn render(resampler: &mut Resampler, picture: &RgbImage, level: &Level) -> RgbImage {
-    let (width, height) = level.size;
-    if level.pad_px == 0.0 {
-        return resampler.whole(picture, width, height, Filter::Area);
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the level")]
-    let pad = |scale: f32| (level.pad_px * scale).round() as u32;
-    let (pad_x, pad_y) = (pad(level.scale.0), pad(level.scale.1));
-    let (inner_w, inner_h) = (width - 2 * pad_x, height - 2 * pad_y);
-    let inner = resampler.whole(picture, inner_w, inner_h, Filter::Area);
-    RgbImage::from_fn(width, height, |x, y| {
-        let near = |at: u32, pad: u32, n: u32| at.saturating_sub(pad).min(n - 1);
-        *inner.get_pixel(near(x, pad_x, inner_w), near(y, pad_y, inner_h))
-    })
-}
-
-/// Copies a patch of a level into the tile's three planes, as raw pixel values.
-fn copy_patch(level: &RgbImage, patch: &Patch, tile: &mut [f32]) {
+/// Copies a patch of a level into the tile's three planes, as raw pixel values; `inner` is the scaled
+/// picture of the level.
+fn copy_patch(inner: &RgbImage, margin_px: u32, patch: &Patch, tile: &mut [f32]) {
+    let near = |at: u32, n: u32| at.saturating_sub(margin_px).min(n - 1);
     let plane = (TILE_PX * TILE_PX) as usize;
     for dy in 0..patch.size.1 {
+        let y = near(patch.from.1 + dy, inner.height());
         for dx in 0..patch.size.0 {
-            let pixel = level.get_pixel(patch.from.0 + dx, patch.from.1 + dy);
+            let pixel = inner.get_pixel(near(patch.from.0 + dx, inner.width()), y);
             let at = ((patch.at.1 + dy) * TILE_PX + patch.at.0 + dx) as usize;
             for (channel, &value) in pixel.0.iter().enumerate() {
                 tile[channel * plane + at] = f32::from(value);
@@ -250,20 +242,19 @@ fn read_windows(
             if score <= threshold {
                 continue;
             }
-            #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
-            let (x, y) = ((patch.from.0 + column * STEP_PX) as f32, (patch.from.1 + row * STEP_PX) as f32);
-            #[expect(clippy::cast_precision_loss, reason = "a small constant")]
-            let window = WINDOW_PX as f32;
-            let bbox = Rect {
-                x: x / level.scale.0 - level.pad_px,
-                y: y / level.scale.1 - level.pad_px,
-                w: window / level.scale.0,
-                h: window / level.scale.1,
-            };
+            let bbox = window_box(level, patch.from.0 + column * STEP_PX, patch.from.1 + row * STEP_PX);
             let shift = std::array::from_fn(|i| offset[i * TILE_WINDOWS * TILE_WINDOWS + at]);
             found.push(Candidate { bbox, score, extra: shift });
         }
     }
+}
+
+/// The box, in the picture, that P-Net's offsets refer to when its window begins at (x, y) of `level`.
+/// As the networks were trained, pixels count from 1 and the first one of a window is no part of it.
+fn window_box(level: &Level, x: u32, y: u32) -> Rect {
+    #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
+    let edge = |at: u32, within: u32| ((at + within) as f32 - level.margin_px as f32) / level.scale;
+    Rect::from_corners(edge(x, 1) - 1.0, edge(y, 1) - 1.0, edge(x, WINDOW_PX), edge(y, WINDOW_PX))
 }
 
 /// Leaves the [`MAX_CANDIDATES`] highest scores.
@@ -328,12 +319,13 @@ mod tests {
     fn the_pyramid_reaches_from_the_smallest_face_past_the_shorter_side() {
         let settings = Settings { min_face_px: 40.0, ..Settings::default() };
         let levels = pyramid((1920, 1080), &settings);
-        assert!((levels[0].scale.0 - 0.3).abs() < 0.01, "{:?}", levels[0]);
-        let largest = 12.0 / levels[levels.len() - 1].scale.0;
+        assert!((levels[0].scale - 0.3).abs() < 1e-6, "{:?}", levels[0]);
+        let largest = 12.0 / levels[levels.len() - 1].scale;
         assert!(largest > 1080.0 * 1.1, "{largest}");
         for level in &levels {
-            assert!(level.size.0 % 2 == 0 && level.size.1 % 2 == 0, "{level:?}");
-            assert!(level.size.0 >= 12 && level.size.1 >= 12, "{level:?}");
+            let (width, height) = level.size();
+            assert!(width % 2 == 0 && height % 2 == 0, "{level:?}");
+            assert!(width >= WINDOW_PX && height >= WINDOW_PX, "{level:?}");
         }
     }
 
