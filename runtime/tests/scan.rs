@@ -1,5 +1,7 @@
 //! `candor scan` as a user runs it, on the clip that ships.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
