@@ -1,9 +1,12 @@
 //! Neural networks: ONNX bytes in, a [`Model`] that runs out. The only place that names tract.
 
+mod prelu;
+
 use std::sync::Arc;
 
 use ndarray::{ArrayD, IxDyn};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::ops::expandable::expand;
 
 /// Why a network could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +66,9 @@ impl Model {
             }
         };
         let mut bytes = onnx;
-        let graph = tract_onnx::onnx()
+        let mut loader = tract_onnx::onnx();
+        loader.op_register.insert("PRelu", |_, _| Ok((expand(prelu::PRelu), vec![])));
+        let graph = loader
             .model_for_read(&mut bytes)
             .and_then(|m| m.with_input_fact(0, f32::fact(input_shape).into()))
             .map_err(failed("parse"))?;
