@@ -221,8 +221,6 @@ fn a_truncated_file_gives_what_is_there_and_says_what_was_lost() {
 fn an_interrupt_leaves_complete_output() {
     use std::io::{BufRead as _, BufReader};
     use std::os::unix::process::ExitStatusExt as _;
-    // Frames come one at a time, and the signal is sent when the program has taken the first ones and
-    // waits for more: no clock is involved.
     let mut child = Command::new(env!("CARGO_BIN_EXE_candor"))
         .args(["scan", "--json", "-"])
         .stdin(Stdio::piped())
@@ -238,7 +236,10 @@ fn an_interrupt_leaves_complete_output() {
     assert!(note.contains("untrained"), "{note}");
     stdin.write_all(b"YUV4MPEG2 W64 H48 F25:1 Ip C420jpeg\n").unwrap();
     let frame = [b"FRAME\n".as_slice(), &[128; 64 * 48 * 3 / 2]].concat();
-    stdin.write_all(&frame).unwrap();
+    // More than a pipe holds: when all are written, the scan has begun.
+    for _ in 0..30 {
+        stdin.write_all(&frame).unwrap();
+    }
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     // The next frames find the flag set; the pipe may close before all are taken.

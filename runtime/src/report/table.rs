@@ -42,10 +42,11 @@ pub fn table(file: &str, rows: &[Row], summary: &Summary, manifest: &Manifest) -
     let score = summary.judgement.mean_score.map_or(String::new(), |s| format!(", score {s:.3}"));
     let _ = writeln!(
         text,
-        "  => {}{score}: {} ({} faces, {} frames{}; model {} {}, {})",
+        "  => {}{score}: {} ({} {}, {} frames{}; model {} {}, {})",
         summary.judgement.verdict.word(),
         summary.judgement.reason,
         summary.n_faces,
+        if summary.n_faces == 1 { "face" } else { "faces" },
         summary.n_frames,
         if summary.is_interrupted { ", stopped before the end" } else { "" },
         manifest.id,
