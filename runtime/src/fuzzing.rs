@@ -5,6 +5,7 @@
 use std::io::Cursor;
 
 use crate::bundle::Manifest;
+use crate::config::Config;
 use crate::preprocess::color::to_rgb;
 use crate::source::{self, AviSource, FrameSource, Mp4Source, SourceError, StillSource, Y4mSource};
 
@@ -12,8 +13,15 @@ use crate::source::{self, AviSource, FrameSource, Mp4Source, SourceError, StillS
 pub type Parse = fn(&[u8]);
 
 /// The parsers, by the names of their fuzz targets and corpus folders.
-pub const TARGETS: &[(&str, Parse)] =
-    &[("avi", avi), ("h264", h264), ("manifest", manifest), ("mp4", mp4), ("stills", stills), ("y4m", y4m)];
+pub const TARGETS: &[(&str, Parse)] = &[
+    ("avi", avi),
+    ("config", config),
+    ("h264", h264),
+    ("manifest", manifest),
+    ("mp4", mp4),
+    ("stills", stills),
+    ("y4m", y4m),
+];
 
 /// Frames that are read of one input; later ones take the same way.
 const MAX_FRAMES: usize = 64;
@@ -21,6 +29,13 @@ const MAX_FRAMES: usize = 64;
 /// AVI with Motion JPEG.
 pub fn avi(bytes: &[u8]) {
     drain(AviSource::new(Cursor::new(bytes), "fuzz"));
+}
+
+/// The configuration file.
+pub fn config(bytes: &[u8]) {
+    if let Ok(config) = Config::from_toml(&String::from_utf8_lossy(bytes)) {
+        assert!(config.check().is_ok(), "what was taken keeps to its ranges");
+    }
 }
 
 /// H.264 access units behind an avcC record: the decoder without a container that would have to be whole.
