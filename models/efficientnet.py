@@ -106,8 +106,9 @@ class RandomWeights:
 
     def __init__(self, seed, architecture):
         self.rng = np.random.default_rng(seed)
-        # Undoes what ReLU6 or SiLU leaves of a unit normal's second moment.
-        self.after_activation = math.sqrt(2.0) if architecture.lite else 1.68
+        # Undoes what ReLU6 leaves of a unit normal's second moment; for SiLU, which takes less away from large values
+        # than from small ones, less than that, or the signal grows without end.
+        self.after_activation = math.sqrt(2.0) if architecture.lite else 1.54
         self.gains = {"stem": 1.0, "features": 1.0}
         for block_idx, block in enumerate(blocks(architecture)):
             project = self.after_activation * (self.RESIDUAL_GAIN if block.residual else 1.0)

@@ -74,6 +74,7 @@ ENTRIES = {
 BY_ORT = {
     "lite0-ort": ("lite0", QuantType.QUInt8),
     "b0-ort": ("b0", QuantType.QUInt8),
+    "b5-ort": ("b5", QuantType.QUInt8),
     "resnet18-ort": ("resnet18", QuantType.QUInt8),
     "lite0-ort-s8": ("lite0", QuantType.QInt8),
 }
