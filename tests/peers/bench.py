@@ -10,7 +10,7 @@ Runtime's, the median of the ratios round by round, and the ratio of CPU time, w
 ONNX Runtime's row that counts is the faster of `onnxruntime`, the same int8 file that Candor runs (u8 activations), and
 `onnxruntime-own`: for the B family the same network quantized by its own tool, which it runs wholly in integers; for
 the detector, whose int8 convolutions with PReLU it doesn't fuse, the float network. `pnet` is the detector's first
-network over the pyramid of a 640x360 picture.
+network over the pyramid of a 640x360 picture; LiteRT and ncnn run it in float.
 
 --avx2 hides AVX-512 and VNNI from Candor (CANDOR_KERNELS=avx2) and from ONNX Runtime (see `ort_avx2.py`); the other
 engines are left out. --json prints [{"model", "engine", "threads", "median_ms", "ratio_to_ort", ...}] and nothing else.
@@ -89,13 +89,16 @@ class Engine:
 def commands(model, n_threads, args):
     """Return `{engine: (command, environment)}` for one workload."""
     serve = [sys.executable, HERE / "serve.py"]
-    levels = [f"{width}x{height}" for width, height in models.level_sizes()]
     if model == "pnet":
+        levels = [f"{width}x{height}" for width, height in models.level_sizes()]
         int8 = [models.OUT / f"pnet-{level}.onnx" for level in levels]
-        own = [models.OUT / f"pnet-float-{level}.onnx" for level in levels]
+        floats = [models.OUT / f"pnet-float-{level}" for level in levels]
+        own = [f"{path}.onnx" for path in floats]
+        lite, param = [f"{path}.tflite" for path in floats], [f"{path}.param" for path in floats]
     else:
         int8 = [INT8 / f"{model}.onnx"]
         own = [INT8 / f"{models.OWN[model]}.onnx"] if model in models.OWN else []
+        lite, param = [models.OUT / f"{model}.tflite"], [models.OUT / f"{model}.param"]
     ort_environment = ort_avx2.environment() if args.avx2 else {}
     found = {"onnxruntime": ([*serve, "onnxruntime", n_threads, *int8], ort_environment)}
     if own:
@@ -104,9 +107,8 @@ def commands(model, n_threads, args):
         found["rten"] = ([RTEN, n_threads, *int8], {})
         if model == "pnet":
             found["rten-float"] = ([RTEN, n_threads, *own], {})
-        else:
-            found["litert"] = ([*serve, "litert", n_threads, models.OUT / f"{model}.tflite"], {})
-            found["ncnn"] = ([*serve, "ncnn", n_threads, models.OUT / f"{model}.param"], {"OMP_NUM_THREADS": str(n_threads)})
+        found["litert"] = ([*serve, "litert", n_threads, *lite], {})
+        found["ncnn"] = ([*serve, "ncnn", n_threads, *param], {"OMP_NUM_THREADS": str(n_threads)})
     if args.candor:
         served = args.candor_pnet.split() if model == "pnet" else ["bench", "--serve", *int8]
         kernels = {"CANDOR_KERNELS": "avx2"} if args.avx2 else {}

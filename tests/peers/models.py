@@ -3,7 +3,7 @@
     python tests/peers/models.py
 
 NAME.tflite, NAME.param and NAME.bin for each of `CLASSIFIERS`, and for each level of the detector's pyramid over a
-640x360 picture pnet-WxH.onnx in int8 and pnet-float-WxH.onnx, with fixed shapes.
+640x360 picture pnet-WxH.onnx in int8, and pnet-float-WxH in all formats, with fixed shapes.
 """
 
 import sys
@@ -60,9 +60,11 @@ def main():
         zoo.write(name)
     for width, height in level_sizes():
         for kind, model in (("pnet", onnx.load(REPO / "models/mtcnn/pnet.onnx")), ("pnet-float", convert.build("pnet"))):
-            (OUT / f"{kind}-{width}x{height}.onnx").write_bytes(
-                with_shape(model, (1, 3, height, width)).SerializeToString(deterministic=True)
-            )
+            fixed = with_shape(model, (1, 3, height, width))
+            (OUT / f"{kind}-{width}x{height}.onnx").write_bytes(fixed.SerializeToString(deterministic=True))
+        source, target = OUT / f"pnet-{width}x{height}.onnx", OUT / f"pnet-float-{width}x{height}"
+        tflite.convert(source, target.with_suffix(".tflite"), is_float=True)
+        ncnn_files.convert(source, target.with_suffix(".param"), target.with_suffix(".bin"), is_float=True)
 
 
 if __name__ == "__main__":

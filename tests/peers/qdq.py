@@ -8,6 +8,8 @@ from onnx import numpy_helper
 
 # Steps of what the ONNX file leaves in float: a Sigmoid inside SiLU, and the last layer.
 SIGMOID_STEP, LOGITS_STEP = (1 / 256, 0), (16 / 255, 128)
+# Of convolutions and pools.
+DEFAULTS = {"strides": [1, 1], "pads": [0] * 4, "group": 1}
 
 
 @dataclass
@@ -22,7 +24,8 @@ class Tensor:
 
 @dataclass
 class Op:
-    """One op over tensors. `weight` i8 [O,I,...] with `weight_scale` [O] and i32 `bias` [O] for Conv and Gemm."""
+    """One op over tensors. `weight` i8 [O,I,...] with `weight_scale` [O] and i32 `bias` [O] for Conv and Gemm, the f32
+    slopes [C] for PRelu."""
 
     kind: str
     inputs: list
@@ -45,8 +48,15 @@ class Network:
         return self.ops[-1].output
 
 
+def float_parameters(op):
+    """Return the weight and bias of a Conv or Gemm as f32."""
+    scale = op.weight_scale.astype(np.float64)
+    weight = op.weight * scale.reshape(-1, *[1] * (op.weight.ndim - 1))
+    return np.float32(weight), np.float32(op.bias * (scale * op.inputs[0].scale))
+
+
 def read(path):
-    """Return the `Network` in an ONNX file of batch 1."""
+    """Return the `Network` in an ONNX file of batch 1; of the detector's networks, the part before the heads' Split."""
     model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -56,6 +66,8 @@ def read(path):
     tensors, weights, network = {}, {}, None
     for node in graph.node:
         source, target = node.input[0], node.output[0]
+        if node.op_type == "Split":
+            break
         if node.op_type == "QuantizeLinear":
             if source == graph.input[0].name:
                 network = Network(Tensor(source, shapes[source], *steps[source]))
@@ -69,10 +81,12 @@ def read(path):
         else:
             default = SIGMOID_STEP if node.op_type == "Sigmoid" else LOGITS_STEP
             output = Tensor(target, shapes[target], *steps.get(target, default))
-            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            attributes = DEFAULTS | {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             op = Op(node.op_type, [tensors[name] for name in node.input if name in tensors], output, attributes)
             if node.op_type in ("Conv", "Gemm"):
                 (op.weight, op.weight_scale), (op.bias, _) = (weights[name] for name in node.input[1:3])
+            if node.op_type == "PRelu":
+                op.weight = constants[node.input[1]].ravel()
             tensors[target] = output
             network.ops.append(op)
     return network

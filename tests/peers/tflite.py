@@ -1,13 +1,9 @@
-"""Write an int8 QDQ network as a TFLite file with the same integers, shifted by 128 from u8 to i8.
+"""Write an int8 QDQ network as a TFLite file with the same integers, shifted by 128 from u8 to i8, or in float.
 
-    python tests/peers/tflite.py MODEL.onnx OUT.tflite
-
-The file takes f32 [1,S,S,3] and gives f32 logits. All paddings become "SAME": the same sums for the Lite family, and the
-same number of them, shifted by a pixel, where the network pads symmetrically. Schema: tensorflow/lite/schema.fbs.
+The file takes f32 [1,H,W,3] and gives the f32 output of the network's last op. Where there is padding, it becomes "SAME":
+the same sums for the Lite family, and the same number of them, shifted by a pixel, where the network pads
+symmetrically. Float is for the detector, as XNNPACK has no PReLU in i8. Schema: tensorflow/lite/schema.fbs.
 """
-
-import sys
-from pathlib import Path
 
 import flatbuffers
 import numpy as np
@@ -25,6 +21,7 @@ OPS = {
     "GlobalAveragePool": (schema.BuiltinOperator.MEAN, 2),
     "MaxPool": (schema.BuiltinOperator.MAX_POOL_2D, 2),
     "Mul": (schema.BuiltinOperator.MUL, 2),
+    "PRelu": (schema.BuiltinOperator.PRELU, 1),
     "Quantize": (schema.BuiltinOperator.QUANTIZE, 1),
     "Sigmoid": (schema.BuiltinOperator.LOGISTIC, 2),
 }
@@ -32,9 +29,10 @@ LAST_OP_OF_ONE_BYTE = 127
 
 
 class Writer:
-    """Collects buffers, tensors and operators."""
+    """Collects buffers, tensors and operators; `is_float` leaves everything in f32."""
 
-    def __init__(self):
+    def __init__(self, is_float):
+        self.is_float = is_float
         self.buffers = [schema.BufferT()]
         self.tensors, self.operators, self.codes, self.index = [], [], [], {}
 
@@ -59,8 +57,11 @@ class Writer:
         """Return the index of an activation, added when it is new; [N,C,H,W] becomes [N,H,W,C]."""
         if tensor.name not in self.index:
             shape = [tensor.shape[k] for k in (0, 2, 3, 1)] if len(tensor.shape) == 4 else tensor.shape
-            steps = {"scale": tensor.scale, "zero_point": tensor.zero_point - 128}
-            self.index[tensor.name] = self.tensor(tensor.name, shape, schema.TensorType.INT8, **steps)
+            if self.is_float:
+                self.index[tensor.name] = self.tensor(tensor.name, shape, schema.TensorType.FLOAT32)
+            else:
+                steps = {"scale": tensor.scale, "zero_point": tensor.zero_point - 128}
+                self.index[tensor.name] = self.tensor(tensor.name, shape, schema.TensorType.INT8, **steps)
         return self.index[tensor.name]
 
     def operator(self, kind, inputs, output, options=None):
@@ -81,10 +82,17 @@ class Writer:
             operator.builtinOptions = options[1]
         self.operators.append(operator)
 
-    def parameters(self, op, weight, axis):
-        """Add a layer's weight, whose output channels lie along `axis`, and bias; return their indices."""
-        n_out = len(op.weight_scale)
-        name, zeros = op.output.name, np.zeros(n_out, np.int64)
+    def parameters(self, op, order, axis):
+        """Add a layer's weight, its axes in `order` and its output channels then at `axis`, and bias; return their indices."""
+        n_out, name = len(op.weight_scale), op.output.name
+        if self.is_float:
+            weight, bias = qdq.float_parameters(op)
+            weight = weight.transpose(order)
+            return [
+                self.tensor(f"{name}.w", weight.shape, schema.TensorType.FLOAT32, values=weight),
+                self.tensor(f"{name}.b", [n_out], schema.TensorType.FLOAT32, values=bias),
+            ]
+        weight, zeros = op.weight.transpose(order), np.zeros(n_out, np.int64)
         bias_scale = np.float32(op.inputs[0].scale) * op.weight_scale
         return [
             self.tensor(f"{name}.w", weight.shape, schema.TensorType.INT8, op.weight_scale, zeros, axis, weight),
@@ -93,7 +101,7 @@ class Writer:
 
     def windowed(self, options, op):
         """Fill in stride and padding."""
-        options.padding = schema.Padding.SAME
+        options.padding = schema.Padding.SAME if any(op.attributes["pads"]) else schema.Padding.VALID
         options.strideH, options.strideW = op.attributes["strides"]
         return options
 
@@ -105,14 +113,14 @@ class Writer:
             kind, options = "Depthwise", ("DepthwiseConv2DOptions", self.windowed(schema.DepthwiseConv2DOptionsT(), op))
             options[1].depthMultiplier = 1
             options[1].dilationHFactor = options[1].dilationWFactor = 1
-            inputs += self.parameters(op, op.weight.transpose(1, 2, 3, 0), 3)
+            inputs += self.parameters(op, (1, 2, 3, 0), 3)
         elif kind == "Conv":
             options = ("Conv2DOptions", self.windowed(schema.Conv2DOptionsT(), op))
             options[1].dilationHFactor = options[1].dilationWFactor = 1
-            inputs += self.parameters(op, op.weight.transpose(0, 2, 3, 1), 0)
+            inputs += self.parameters(op, (0, 2, 3, 1), 0)
         elif kind == "Gemm":
             options = ("FullyConnectedOptions", schema.FullyConnectedOptionsT())
-            inputs += self.parameters(op, op.weight, 0)
+            inputs += self.parameters(op, (0, 1), 0)
         elif kind == "GlobalAveragePool":
             options = ("ReducerOptions", schema.ReducerOptionsT())
             options[1].keepDims = True
@@ -120,6 +128,9 @@ class Writer:
         elif kind == "MaxPool":
             options = ("Pool2DOptions", self.windowed(schema.Pool2DOptionsT(), op))
             options[1].filterHeight, options[1].filterWidth = op.attributes["kernel_shape"]
+        elif kind == "PRelu":
+            slopes = op.weight.reshape(1, 1, -1)
+            inputs.append(self.tensor(f"{op.output.name}.slopes", slopes.shape, schema.TensorType.FLOAT32, values=slopes))
         elif kind == "Flatten":
             shape = np.int32(op.output.shape)
             inputs.append(self.tensor(f"{op.output.name}.shape", [2], schema.TensorType.INT32, values=shape))
@@ -138,18 +149,19 @@ class Writer:
         return bytes(builder.Output())
 
 
-def convert(source, target):
+def convert(source, target, is_float=False):
     """Write the network in the ONNX file `source` to `target`."""
-    network, writer = qdq.read(source), Writer()
-    n, channels, height, width = network.input.shape
-    floats = writer.tensor("input.f32", [n, height, width, channels], schema.TensorType.FLOAT32)
-    writer.operator("Quantize", [floats], writer.activation(network.input))
+    network, writer = qdq.read(source), Writer(is_float)
+    first, last = writer.activation(network.input), None
     for op in network.ops:
         writer.add(op)
-    logits = writer.tensor("logits.f32", network.output.shape, schema.TensorType.FLOAT32)
-    writer.operator("Dequantize", [writer.activation(network.output)], logits)
-    target.write_bytes(writer.bytes([floats], [logits]))
-
-
-if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    last = writer.activation(network.output)
+    if not is_float:
+        n, channels, height, width = network.input.shape
+        quantized, first = first, writer.tensor("input.f32", [n, height, width, channels], schema.TensorType.FLOAT32)
+        writer.operator("Quantize", [first], quantized)
+        writer.operators.insert(0, writer.operators.pop())
+        dequantized = writer.tensor("output.f32", writer.tensors[last].shape, schema.TensorType.FLOAT32)
+        writer.operator("Dequantize", [last], dequantized)
+        last = dequantized
+    target.write_bytes(writer.bytes([first], [last]))
