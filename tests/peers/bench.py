@@ -10,9 +10,10 @@ Runtime's, the median of the ratios round by round, and the ratio of CPU time, w
 ONNX Runtime's row that counts is the faster of `onnxruntime`, the same int8 file that Candor runs (u8 activations), and
 `onnxruntime-own`: for the B family the same network quantized by its own tool, which it runs wholly in integers; for
 the detector, whose int8 convolutions with PReLU it doesn't fuse, the float network. `pnet` is the detector's first
-network over the pyramid of a 640x360 picture; LiteRT and ncnn run it in float.
+network over the pyramid of a 640x360 picture; LiteRT and ncnn run it in float. Candor's row
+holds more than that: it scales the picture to the levels and collects the candidates, which the others don't.
 
---avx2 hides AVX-512 and VNNI from Candor (CANDOR_KERNELS=avx2) and from ONNX Runtime (see `ort_avx2.py`); the other
+--avx2 hides AVX-512 and VNNI from Candor (--kernels avx2) and from ONNX Runtime (see `ort_avx2.py`); the other
 engines are left out. --json prints [{"model", "engine", "threads", "median_ms", "ratio_to_ort", ...}] and nothing else.
 """
 
@@ -110,9 +111,9 @@ def commands(model, n_threads, args):
         found["litert"] = ([*serve, "litert", n_threads, *lite], {})
         found["ncnn"] = ([*serve, "ncnn", n_threads, *param], {"OMP_NUM_THREADS": str(n_threads)})
     if args.candor:
-        served = args.candor_pnet.split() if model == "pnet" else ["bench", "--serve", *int8]
-        kernels = {"CANDOR_KERNELS": "avx2"} if args.avx2 else {}
-        found["candor"] = ([args.candor, *served, "--threads", n_threads], kernels)
+        subject = ["--pyramid", "x".join(map(str, models.PICTURE_PX))] if model == "pnet" else int8
+        kernels = "avx2" if args.avx2 else "auto"
+        found["candor"] = ([args.candor, "bench", "--serve", "--threads", n_threads, "--kernels", kernels, *subject], {})
     return {engine: found[engine] for engine in found if not args.engines or engine in args.engines}
 
 
@@ -174,7 +175,6 @@ def print_table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candor", type=Path, help="the release program; left out when not given")
-    parser.add_argument("--candor-pnet", default="bench --serve-pyramid 640x360", help="its arguments for pnet")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=WORKLOADS)
