@@ -18,7 +18,9 @@
 //!
 //! The loader refuses numbers with which acc or round(v) could leave i32, so a kernel may convert before
 //! it clamps.
+#![allow(unsafe_code, reason = "kernels read and write what runs point to")]
 
+pub(super) mod plain;
 pub(super) mod scalar;
 #[cfg(test)]
 mod tests;
@@ -276,6 +278,9 @@ pub(in crate::engine) trait Kernels: Send + Sync {
     /// # Safety
     /// See [`Kernels`].
     unsafe fn depthwise(&self, packed: &Packed, run: &DepthwiseRun);
+
+    // The loops of `plain`; an instruction set has them compiled with its features.
+    plain::vectorised!();
 }
 
 /// The kernels that this processor can run, the best one first, [`scalar`] last.
