@@ -19,6 +19,8 @@
 //! The loader refuses numbers with which acc or round(v) could leave i32, so a kernel may convert before
 //! it clamps.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(super) mod scalar;
 #[cfg(test)]
 mod tests;
@@ -281,6 +283,8 @@ pub(in crate::engine) trait Kernels: Send + Sync {
 /// The kernels that this processor can run, the best one first, [`scalar`] last.
 pub(in crate::engine) fn available() -> Vec<&'static dyn Kernels> {
     let mut found: Vec<&'static dyn Kernels> = Vec::new();
+    #[cfg(target_arch = "aarch64")]
+    found.extend(neon::available());
     found.push(&scalar::Scalar);
     found
 }
