@@ -18,6 +18,7 @@
 //!
 //! The loader refuses numbers with which acc or round(v) could leave i32, so a kernel may convert before
 //! it clamps.
+#![allow(unsafe_code, reason = "kernels read and write what runs point to")]
 
 #[cfg(target_arch = "aarch64")]
 mod neon;

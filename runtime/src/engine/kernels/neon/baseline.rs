@@ -2,14 +2,15 @@
 //! summed there (SMULL, SMLAL) before it is widened (SADALP).
 
 use std::arch::aarch64::{
-    int8x16_t, int16x8_t, int32x4_t, vaddq_s32, vaddw_high_s16, vaddw_s16, vdup_n_s8, vdup_n_u8, vdupq_n_s32,
-    veor_u8, vget_low_s8, vget_low_s16, vld1_s8, vld1_u8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8,
+    int16x8_t, int32x4_t, vaddq_s32, vaddw_high_s16, vaddw_s16, vdup_n_s8, vdup_n_u8, vdupq_n_s32, veor_u8,
+    vget_low_s8, vget_low_s16, vld1_s8, vld1_u8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8,
     vpadalq_s16, vpaddq_s32, vreinterpret_s8_u8,
 };
 
+use super::finish::Quantization;
 use super::{
-    BLOCK, ConvOrder, LINE_TILE, Place, Sums, TILE, Taps, finish, in_line, load, load_signed, load_weights,
-    pack_depthwise, quarters, signed,
+    BLOCK, ConvOrder, Place, Sums, TILE, Taps, finish, load, load_signed, load_weights, pack_depthwise,
+    quarters, signed,
 };
 use crate::engine::kernels::{Conv, ConvRun, Depthwise, DepthwiseRun, Kernels, Packed};
 
@@ -37,20 +38,29 @@ impl Kernels for Neon {
 
     fn pack_depthwise(&self, depthwise: &Depthwise) -> Packed {
         let side = depthwise.side;
-        pack_depthwise(depthwise, side * side * BLOCK, |row, column, channel| {
+        pack_depthwise(depthwise, n_taps(side) * BLOCK, |row, column, channel| {
             (row * side + column) * BLOCK + channel
         })
     }
 
     unsafe fn depthwise(&self, packed: &Packed, run: &DepthwiseRun) {
-        match packed.n_rows {
+        match n_taps(packed.n_rows) {
             // SAFETY: the caller's.
-            3 => unsafe { depthwise::<3>(packed, run) },
+            9 => unsafe { depthwise::<9>(packed, run) },
             // SAFETY: the caller's.
-            5 => unsafe { depthwise::<5>(packed, run) },
+            25 => unsafe { depthwise::<25>(packed, run) },
             // SAFETY: the caller's.
-            _ => unsafe { depthwise::<0>(packed, run) },
+            _ => unsafe { depthwise::<49>(packed, run) },
         }
+    }
+}
+
+/// Taps of a depthwise convolution as it is packed: one of three numbers, the missing ones 0.
+fn n_taps(side: usize) -> usize {
+    match side {
+        0..=3 => 9,
+        4 | 5 => 25,
+        _ => 49,
     }
 }
 
@@ -132,68 +142,50 @@ unsafe fn sums<const N: usize>(taps: &Taps, windows: [*const u8; N]) -> [Sums; N
     all
 }
 
-/// A line of a depthwise convolution with `SIDE` taps a side; 0: as many as `packed` says.
+/// A line of a depthwise convolution of `TAPS` taps.
 ///
 /// # Safety
 /// See [`Kernels`].
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn depthwise<const SIDE: usize>(packed: &Packed, run: &DepthwiseRun) {
-    let side = if SIDE == 0 { packed.n_rows } else { SIDE };
-    let mut sums = [[vdupq_n_s32(0); BLOCK / 4]; LINE_TILE];
+unsafe fn depthwise<const TAPS: usize>(packed: &Packed, run: &DepthwiseRun) {
+    let side = packed.n_rows;
+    // Taps that are missing see the window's first pixel.
+    let mut offsets = [0; TAPS];
+    for (tap, offset) in offsets.iter_mut().enumerate().take(side * side) {
+        *offset = tap / side * run.src_row_bytes + tap % side * run.pixel_bytes;
+    }
     for block in run.blocks.clone() {
-        let weights = packed.weights[block * side * side * BLOCK..].as_ptr();
+        let Some(quantization) = Quantization::of(packed, block) else { return };
+        let weights = packed.weights[block * TAPS * BLOCK..].as_ptr();
         let bias = quarters(&packed.bias, block);
-        let mut done = 0;
-        while done < run.n_pixels {
-            let n_pixels = LINE_TILE.min(run.n_pixels - done);
-            let mut window = run.src.wrapping_add(done * run.src_step_bytes + block * BLOCK);
-            for sums in sums.iter_mut().take(n_pixels) {
-                *sums = bias;
-                let mut tap = 0;
-                while tap < side * side {
-                    // SAFETY: a tap of the window and its weights.
-                    let (bytes, w) = unsafe { depthwise_tap(run, side, window, weights, tap) };
-                    let mut low = vmull_s8(vget_low_s8(bytes), vget_low_s8(w));
-                    let mut high = vmull_high_s8(bytes, w);
-                    if tap + 1 < side * side {
-                        // SAFETY: as above.
-                        let (bytes, w) = unsafe { depthwise_tap(run, side, window, weights, tap + 1) };
-                        low = vmlal_s8(low, vget_low_s8(bytes), vget_low_s8(w));
-                        high = vmlal_high_s8(high, bytes, w);
-                    }
-                    widen(sums, low, high);
-                    tap += 2;
+        let mut window = run.src.wrapping_add(block * BLOCK);
+        for pixel in 0..run.n_pixels {
+            let mut sums = bias;
+            for (pair, offsets) in offsets.chunks(2).enumerate() {
+                let w = weights.wrapping_add(2 * pair * BLOCK);
+                // SAFETY: a tap of the window and its weights.
+                let bytes = signed(unsafe { load(window.wrapping_add(offsets[0])) });
+                // SAFETY: as above.
+                let first = unsafe { load_weights(w) };
+                let mut low = vmull_s8(vget_low_s8(bytes), vget_low_s8(first));
+                let mut high = vmull_high_s8(bytes, first);
+                if let [_, offset] = offsets {
+                    // SAFETY: the next one's.
+                    let bytes = signed(unsafe { load(window.wrapping_add(*offset)) });
+                    // SAFETY: as above.
+                    let second = unsafe { load_weights(w.wrapping_add(BLOCK)) };
+                    low = vmlal_s8(low, vget_low_s8(bytes), vget_low_s8(second));
+                    high = vmlal_high_s8(high, bytes, second);
                 }
-                window = window.wrapping_add(run.src_step_bytes);
+                widen(&mut sums, low, high);
             }
-            let dst = run.dst.wrapping_add(done * run.dst_step_bytes);
+            window = window.wrapping_add(run.src_step_bytes);
+            let dst = run.dst.wrapping_add(pixel * run.dst_step_bytes);
             // SAFETY: the run's pixels are the caller's.
-            unsafe { finish::finish(packed, block, &sums[..n_pixels], &in_line(dst, run.dst_step_bytes)) };
-            done += n_pixels;
+            unsafe { finish::write(dst, block, quantization.bytes(&sums)) };
         }
     }
-}
-
-/// The block's bytes under a tap, and their weights.
-///
-/// # Safety
-/// Both are the caller's to read.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn depthwise_tap(
-    run: &DepthwiseRun,
-    side: usize,
-    window: *const u8,
-    weights: *const i8,
-    tap: usize,
-) -> (int8x16_t, int8x16_t) {
-    let at = tap / side * run.src_row_bytes + tap % side * run.pixel_bytes;
-    // SAFETY: the caller's.
-    let bytes = unsafe { load(window.wrapping_add(at)) };
-    // SAFETY: the caller's.
-    let w = unsafe { load_weights(weights.wrapping_add(tap * BLOCK)) };
-    (signed(bytes), w)
 }
 
 /// Adds 16 channels' 16-bit sums to their sums.

@@ -1,11 +1,12 @@
 //! Cores with SDOT: each lane of a sum takes four products at once.
 
-use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s8, vdupq_n_s32, vzip1q_s8, vzip2q_s8};
+use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s8, vzip1q_s8, vzip2q_s8};
 use std::arch::asm;
 
+use super::finish::Quantization;
 use super::{
-    BLOCK, ConvOrder, LINE_TILE, Place, Sums, TILE, Taps, finish, in_line, load, load_signed, load_weights,
-    pack_depthwise, quarters, signed,
+    BLOCK, ConvOrder, Place, Sums, TILE, Taps, finish, load, load_signed, load_weights, pack_depthwise,
+    quarters, signed,
 };
 use crate::engine::kernels::{Conv, ConvRun, Depthwise, DepthwiseRun, Kernels, Packed};
 
@@ -155,8 +156,6 @@ unsafe fn group<const N: usize, const LANE: usize>(
 const ROWS: usize = 4;
 /// Input columns that are kept at a time.
 const COLUMNS: usize = 40;
-/// Taps in a row of the largest depthwise convolution.
-const MOST_SIDE: usize = 7;
 /// A block's bytes of one column under `ROWS` rows: `[channel][row]`.
 type Column = [int8x16_t; BLOCK / 4];
 
@@ -182,35 +181,43 @@ pub(super) unsafe fn depthwise(packed: &Packed, run: &DepthwiseRun) {
         // SAFETY: the caller's.
         (3, 2) => unsafe { lines::<3, 1, 2>(packed, run, stride) },
         // SAFETY: the caller's.
-        (5, 1) => unsafe { lines::<5, 2, 1>(packed, run, stride) },
+        (5, 1) => unsafe { lines::<10, 2, 1>(packed, run, stride) },
         // SAFETY: the caller's.
-        (5, 2) => unsafe { lines::<5, 2, 2>(packed, run, stride) },
+        (5, 2) => unsafe { lines::<10, 2, 2>(packed, run, stride) },
         // SAFETY: the caller's.
-        (side, _) if side <= ROWS => unsafe { lines::<0, 1, 0>(packed, run, stride) },
+        (side, _) if side <= ROWS => unsafe { lines::<7, 1, 0>(packed, run, stride) },
         // SAFETY: the caller's.
-        _ => unsafe { lines::<0, 2, 0>(packed, run, stride) },
+        _ => unsafe { lines::<14, 2, 0>(packed, run, stride) },
     }
 }
 
-/// `SIDE` and `STRIDE` where they are not 0; `BANDS` of `ROWS` rows.
+/// Windows of `TAPS / BANDS` columns of `BANDS` times `ROWS` rows, `STRIDE` apart; with 0 they may be
+/// smaller and `stride` apart.
 ///
 /// # Safety
 /// See [`Kernels`].
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn lines<const SIDE: usize, const BANDS: usize, const STRIDE: usize>(
+unsafe fn lines<const TAPS: usize, const BANDS: usize, const STRIDE: usize>(
     packed: &Packed,
     run: &DepthwiseRun,
     stride: usize,
 ) {
-    let side = if SIDE == 0 { packed.n_rows } else { SIDE };
-    let stride = if STRIDE == 0 { stride } else { STRIDE };
+    let (side, stride) = if STRIDE == 0 { (packed.n_rows, stride) } else { (TAPS / BANDS, STRIDE) };
     let mut columns = [[[vdupq_n_s8(0); BLOCK / 4]; BANDS]; COLUMNS];
-    let mut sums = [[vdupq_n_s32(0); BLOCK / 4]; LINE_TILE];
-    let most = ((COLUMNS - side) / stride + 1).min(LINE_TILE);
+    let most = (COLUMNS - TAPS / BANDS) / stride + 1;
     for block in run.blocks.clone() {
+        let Some(quantization) = Quantization::of(packed, block) else { return };
         let weights = packed.weights[block * side * BANDS * ROWS * BLOCK..].as_ptr();
         let bias = quarters(&packed.bias, block);
+        // 0 for columns that a smaller window lacks.
+        let mut w = [[vdupq_n_s8(0); TAPS]; BLOCK / 4];
+        for (quarter, w) in w.iter_mut().enumerate() {
+            for (tap, w) in w.iter_mut().enumerate().take(side * BANDS) {
+                // SAFETY: the taps' weights of the block.
+                *w = unsafe { load_weights(weights.wrapping_add(tap * ROWS * BLOCK + quarter * 16)) };
+            }
+        }
         let mut done = 0;
         while done < run.n_pixels {
             let n_pixels = most.min(run.n_pixels - done);
@@ -224,30 +231,21 @@ unsafe fn lines<const SIDE: usize, const BANDS: usize, const STRIDE: usize>(
                 }
                 src = src.wrapping_add(run.pixel_bytes);
             }
-            for quarter in 0..BLOCK / 4 {
-                let mut w = [[vdupq_n_s8(0); BANDS]; MOST_SIDE];
-                for (x, w) in w.iter_mut().enumerate().take(side) {
-                    for (band, w) in w.iter_mut().enumerate() {
-                        let place = (x * BANDS + band) * ROWS * BLOCK + quarter * 16;
-                        // SAFETY: the column's weights of the block.
-                        *w = unsafe { load_weights(weights.wrapping_add(place)) };
+            let mut window = columns.as_ptr().cast::<i8>();
+            for pixel in done..done + n_pixels {
+                let mut sums = bias;
+                for (quarter, (sum, w)) in sums.iter_mut().zip(&w).enumerate() {
+                    for (tap, &w) in w.iter().enumerate() {
+                        let column = window.wrapping_add(tap * size_of::<Column>() + quarter * 16);
+                        // SAFETY: `most` windows have no more than `COLUMNS` columns.
+                        dot(sum, unsafe { load_weights(column) }, w);
                     }
                 }
-                let mut window = columns.as_ptr().cast::<[int8x16_t; BLOCK / 4]>();
-                for sums in sums.iter_mut().take(n_pixels) {
-                    let mut sum = bias[quarter];
-                    for (at, &w) in w.iter().take(side).flatten().enumerate() {
-                        let column = window.wrapping_add(at).cast::<i8>().wrapping_add(quarter * 16);
-                        // SAFETY: `most` pixels have no more than `COLUMNS` columns.
-                        dot(&mut sum, unsafe { load_weights(column) }, w);
-                    }
-                    sums[quarter] = sum;
-                    window = window.wrapping_add(stride * BANDS);
-                }
+                window = window.wrapping_add(stride * BANDS * size_of::<Column>());
+                let dst = run.dst.wrapping_add(pixel * run.dst_step_bytes);
+                // SAFETY: the run's pixels are the caller's.
+                unsafe { finish::write(dst, block, quantization.bytes(&sums)) };
             }
-            let dst = run.dst.wrapping_add(done * run.dst_step_bytes);
-            // SAFETY: the run's pixels are the caller's.
-            unsafe { finish::finish(packed, block, &sums[..n_pixels], &in_line(dst, run.dst_step_bytes)) };
             done += n_pixels;
         }
     }

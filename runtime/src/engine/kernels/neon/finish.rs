@@ -21,59 +21,98 @@ pub(super) struct Pixel {
     pub(super) residual: *const u8,
 }
 
-/// Writes what becomes of one block's `sums` of some `pixels`.
+/// How one block's sums become bytes: steps 1 to 4.
+#[derive(Clone, Copy)]
+pub(super) struct Quantization<'a> {
+    multipliers: &'a [f32; BLOCK],
+    slopes: Option<&'a [f32; BLOCK]>,
+    range: Range8,
+    table: Option<&'a [u8; 256]>,
+}
+
+impl<'a> Quantization<'a> {
+    /// Of a finish in bytes; the residual is not looked at.
+    pub(super) fn of(packed: &'a Packed, block: usize) -> Option<Self> {
+        let Finish::Bytes { range, table, .. } = &packed.finish else { return None };
+        let slopes = packed.slopes.as_ref().map(|slopes| of_block(slopes, block));
+        let multipliers = of_block(&packed.multipliers, block);
+        Some(Quantization { multipliers, slopes, range: *range, table: table.as_deref() })
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn bytes(&self, sums: &Sums) -> uint8x16_t {
+        let mut v = scaled(sums, self.multipliers);
+        if let Some(slopes) = self.slopes {
+            for (v, slope) in v.iter_mut().zip(floats(slopes)) {
+                *v = vbslq_f32(vcltzq_f32(*v), vmulq_f32(*v, slope), *v);
+            }
+        }
+        let q = round(v, self.range);
+        match self.table {
+            Some(table) => look_up(table, q),
+            None => q,
+        }
+    }
+}
+
+fn of_block(numbers: &[f32], block: usize) -> &[f32; BLOCK] {
+    &numbers.as_chunks().0[block]
+}
+
+/// Writes one block's bytes of a pixel.
 ///
 /// # Safety
-/// Each `dst` and, with a residual, each `residual` is a pixel that has the block.
+/// `dst` is a pixel that has the block.
+#[inline]
+#[target_feature(enable = "neon")]
+pub(super) unsafe fn write(dst: *mut u8, block: usize, bytes: uint8x16_t) {
+    // SAFETY: the caller's.
+    unsafe { vst1q_u8(dst.wrapping_add(block * BLOCK), bytes) };
+}
+
+/// Writes one block's `sums` of some `pixels` as floats, or as bytes with a residual.
+///
+/// # Safety
+/// Each `dst` and each `residual` is a pixel that has the block.
+#[inline(never)]
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn finish(packed: &Packed, block: usize, sums: &[Sums], pixels: &[Pixel]) {
-    let first = block * BLOCK;
-    let multipliers = floats(&packed.multipliers[first..]);
-    let Finish::Bytes { range, table, residual: sum, .. } = &packed.finish else {
-        for (sums, pixel) in sums.iter().zip(pixels) {
-            let dst = pixel.dst.cast::<f32>().wrapping_add(first);
-            for (i, v) in scaled(sums, &multipliers).into_iter().enumerate() {
+    let quantization = Quantization::of(packed, block);
+    for (sums, pixel) in sums.iter().zip(pixels) {
+        if let Some(quantization) = quantization
+            && let Finish::Bytes { range, residual: Some(sum), .. } = &packed.finish
+        {
+            let own = quantization.bytes(sums);
+            // SAFETY: the block's bytes are the caller's to read.
+            let other = unsafe { load(pixel.residual.wrapping_add(block * BLOCK)) };
+            // SAFETY: the caller's.
+            unsafe { write(pixel.dst, block, add(own, range.zero, other, sum)) };
+        } else {
+            let dst = pixel.dst.cast::<f32>().wrapping_add(block * BLOCK);
+            for (i, v) in scaled(sums, of_block(&packed.multipliers, block)).into_iter().enumerate() {
                 // SAFETY: the block's floats are the caller's to write.
                 unsafe { vst1q_f32(dst.wrapping_add(4 * i), v) };
             }
         }
-        return;
-    };
-    let slopes = packed.slopes.as_ref().map(|slopes| floats(&slopes[first..]));
-    for (sums, pixel) in sums.iter().zip(pixels) {
-        let mut v = scaled(sums, &multipliers);
-        if let Some(slopes) = &slopes {
-            for (v, &slope) in v.iter_mut().zip(slopes) {
-                *v = vbslq_f32(vcltzq_f32(*v), vmulq_f32(*v, slope), *v);
-            }
-        }
-        let mut q = round(v, *range);
-        if let Some(table) = table {
-            q = look_up(table, q);
-        }
-        if let Some(sum) = sum {
-            // SAFETY: the block's bytes are the caller's to read.
-            let other = unsafe { load(pixel.residual.wrapping_add(first)) };
-            q = add(q, range.zero, other, sum);
-        }
-        // SAFETY: the block's bytes are the caller's to write.
-        unsafe { vst1q_u8(pixel.dst.wrapping_add(first), q) };
     }
 }
 
-/// The first 16 numbers.
 #[inline]
 #[target_feature(enable = "neon")]
-fn floats(numbers: &[f32]) -> Floats {
-    let numbers = &numbers[..BLOCK];
+fn floats(numbers: &[f32; BLOCK]) -> Floats {
     // SAFETY: 4 numbers at each quarter of 16.
     std::array::from_fn(|i| unsafe { vld1q_f32(numbers[4 * i..].as_ptr()) })
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn scaled(sums: &Sums, multipliers: &Floats) -> Floats {
-    std::array::from_fn(|i| vmulq_f32(vcvtq_f32_s32(sums[i]), multipliers[i]))
+fn scaled(sums: &Sums, multipliers: &[f32; BLOCK]) -> Floats {
+    let mut v = floats(multipliers);
+    for (v, &sum) in v.iter_mut().zip(sums) {
+        *v = vmulq_f32(vcvtq_f32_s32(sum), *v);
+    }
+    v
 }
 
 /// [`Range8::round`] of 16 numbers. Saturation to i16 before zero is added changes nothing: what it cuts

@@ -17,10 +17,10 @@ use std::arch::aarch64::{
 };
 use std::arch::is_aarch64_feature_detected;
 
-use finish::Pixel;
+use finish::{Pixel, Quantization};
 
 use super::scalar::{slopes, without_slopes};
-use super::{Conv, ConvRun, Depthwise, Kernels, LANES, Packed};
+use super::{Conv, ConvRun, Depthwise, Finish, Kernels, LANES, Packed};
 use crate::engine::memory::{Aligned, Number};
 
 /// Those of the three that this processor can run, the best one first.
@@ -84,15 +84,6 @@ unsafe fn load_signed<const N: usize>(at: [*const u8; N]) -> [int8x16_t; N] {
     bytes
 }
 
-/// Pixels of a depthwise convolution that are finished at a time.
-const LINE_TILE: usize = 16;
-
-/// The places of pixels in a line, without residuals.
-#[inline(always)]
-fn in_line(first: *mut u8, step_bytes: usize) -> [Pixel; LINE_TILE] {
-    std::array::from_fn(|i| Pixel { dst: first.wrapping_add(i * step_bytes), residual: std::ptr::null() })
-}
-
 /// One block's weights and the windows that they are laid over.
 struct Taps {
     /// The block's, in the instruction set's order.
@@ -115,6 +106,7 @@ unsafe fn conv(
     four: impl Fn(&Taps, [*const u8; TILE]) -> [Sums; TILE],
     one: impl Fn(&Taps, *const u8) -> Sums,
 ) {
+    let is_simple = matches!(packed.finish, Finish::Bytes { residual: None, .. });
     for block in run.blocks.clone() {
         let taps = Taps {
             weights: packed.weights[block * BLOCK * packed.n_rows * packed.row_bytes..].as_ptr(),
@@ -123,6 +115,8 @@ unsafe fn conv(
             src_row_bytes: run.src_row_bytes,
             bias: quarters(&packed.bias, block),
         };
+        // None where `finish` has more to do.
+        let quantization = Quantization::of(packed, block).filter(|_| is_simple);
         let mut pixels = Pixels::of(run);
         let mut src = run.src;
         let mut left = run.n_pixels;
@@ -136,14 +130,42 @@ unsafe fn conv(
             let sums = four(&taps, windows);
             let places = pixels.next(n_pixels);
             // SAFETY: the run's pixels are the caller's.
-            unsafe { finish::finish(packed, block, &sums[..n_pixels], &places) };
+            unsafe { write(packed, block, quantization, sums, places, n_pixels) };
             src = src.wrapping_add(n_pixels * run.src_step_bytes);
             left -= n_pixels;
         }
         if left == 1 {
             let sums = one(&taps, src);
             // SAFETY: as above.
-            unsafe { finish::finish(packed, block, &[sums], &pixels.next(1)) };
+            unsafe { write(packed, block, quantization, [sums], [pixels.at], 1) };
+        }
+    }
+}
+
+/// Writes one block's `sums` of the first `n_pixels` of `pixels`.
+///
+/// # Safety
+/// They are pixels that have the block, the caller's to write, their residuals to read.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn write<const N: usize>(
+    packed: &Packed,
+    block: usize,
+    quantization: Option<Quantization>,
+    sums: [Sums; N],
+    pixels: [Pixel; N],
+    n_pixels: usize,
+) {
+    let Some(quantization) = quantization else {
+        // SAFETY: the caller's. A copy, so that the sums themselves stay in registers.
+        unsafe { finish::finish(packed, block, &{ sums }[..n_pixels], &pixels) };
+        return;
+    };
+    for i in 0..N {
+        // Not up to `n_pixels`: with a fixed number of passes the sums stay in registers.
+        if i < n_pixels {
+            // SAFETY: the caller's.
+            unsafe { finish::write(pixels[i].dst, block, quantization.bytes(&sums[i])) };
         }
     }
 }
