@@ -9,8 +9,8 @@ use std::arch::aarch64::{
 
 use super::finish::Quantization;
 use super::{
-    BLOCK, ConvOrder, Place, Sums, TILE, Taps, finish, load, load_signed, load_weights, pack_depthwise,
-    quarters, signed,
+    BLOCK, ConvOrder, Sums, TILE, Taps, finish, load, load_signed, load_weights, pack_depthwise, quarters,
+    signed,
 };
 use crate::engine::kernels::{Conv, ConvRun, Depthwise, DepthwiseRun, Kernels, Packed};
 
@@ -28,7 +28,14 @@ impl Kernels for Neon {
     }
 
     fn pack_conv(&self, conv: &Conv) -> Packed {
-        ConvOrder { row_unit: STEP / 2, is_signed: true }.pack(conv, place)
+        // [quad][row][step][channel][STEP], a row's last half step [channel][STEP / 2]
+        let order = ConvOrder { group: STEP / 2, is_signed: true };
+        order.pack(conv, |row_bytes, channel, row, byte| {
+            let row_start = (channel / QUAD * conv.n_rows + row) * row_bytes * QUAD;
+            let step_start = byte / STEP * STEP;
+            let width = STEP.min(row_bytes - step_start);
+            row_start + step_start * QUAD + channel % QUAD * width + byte % STEP
+        })
     }
 
     unsafe fn conv(&self, packed: &Packed, run: &ConvRun) {
@@ -62,15 +69,6 @@ fn n_taps(side: usize) -> usize {
         4 | 5 => 25,
         _ => 49,
     }
-}
-
-/// `[quad][row][step][channel][STEP]`, a row's last half step `[channel][STEP / 2]`.
-fn place(shape: Place, channel: usize, row: usize, byte: usize) -> usize {
-    let Place { n_rows, row_bytes } = shape;
-    let row_start = (channel / QUAD * n_rows + row) * row_bytes * QUAD;
-    let step = byte / STEP;
-    let width = if (step + 1) * STEP <= row_bytes { STEP } else { STEP / 2 };
-    row_start + step * STEP * QUAD + channel % QUAD * width + byte % STEP
 }
 
 /// # Safety
@@ -156,7 +154,7 @@ unsafe fn depthwise<const TAPS: usize>(packed: &Packed, run: &DepthwiseRun) {
         *offset = tap / side * run.src_row_bytes + tap % side * run.pixel_bytes;
     }
     for block in run.blocks.clone() {
-        let Some(quantization) = Quantization::of(packed, block) else { return };
+        let Some(quantization) = Quantization::of(packed, block) else { unreachable!("no floats") };
         let weights = packed.weights[block * TAPS * BLOCK..].as_ptr();
         let bias = quarters(&packed.bias, block);
         let mut window = run.src.wrapping_add(block * BLOCK);
@@ -182,8 +180,9 @@ unsafe fn depthwise<const TAPS: usize>(packed: &Packed, run: &DepthwiseRun) {
             }
             window = window.wrapping_add(run.src_step_bytes);
             let dst = run.dst.wrapping_add(pixel * run.dst_step_bytes);
+            let bytes = quantization.bytes(&sums);
             // SAFETY: the run's pixels are the caller's.
-            unsafe { finish::write(dst, block, quantization.bytes(&sums)) };
+            unsafe { finish::write(dst, block, bytes) };
         }
     }
 }

@@ -5,8 +5,8 @@ use std::arch::asm;
 
 use super::finish::Quantization;
 use super::{
-    BLOCK, ConvOrder, Place, Sums, TILE, Taps, finish, load, load_signed, load_weights, pack_depthwise,
-    quarters, signed,
+    BLOCK, ConvOrder, Sums, TILE, Taps, finish, load, load_signed, load_weights, pack_depthwise, quarters,
+    signed,
 };
 use crate::engine::kernels::{Conv, ConvRun, Depthwise, DepthwiseRun, Kernels, Packed};
 
@@ -25,12 +25,8 @@ impl Kernels for NeonDotprod {
 
     fn pack_conv(&self, conv: &Conv) -> Packed {
         // [row][group][channel][GROUP]
-        ConvOrder { row_unit: GROUP, is_signed: true }.pack(
-            conv,
-            |Place { row_bytes, .. }, channel, row, byte| {
-                (row * row_bytes + byte / GROUP * GROUP) * BLOCK + channel * GROUP + byte % GROUP
-            },
-        )
+        let order = ConvOrder { group: GROUP, is_signed: true };
+        order.pack(conv, |row_bytes, channel, row, byte| (row * row_bytes + byte) * BLOCK + channel * GROUP)
     }
 
     unsafe fn conv(&self, packed: &Packed, run: &ConvRun) {
@@ -207,7 +203,7 @@ unsafe fn lines<const TAPS: usize, const BANDS: usize, const STRIDE: usize>(
     let mut columns = [[[vdupq_n_s8(0); BLOCK / 4]; BANDS]; COLUMNS];
     let most = (COLUMNS - TAPS / BANDS) / stride + 1;
     for block in run.blocks.clone() {
-        let Some(quantization) = Quantization::of(packed, block) else { return };
+        let Some(quantization) = Quantization::of(packed, block) else { unreachable!("no floats") };
         let weights = packed.weights[block * side * BANDS * ROWS * BLOCK..].as_ptr();
         let bias = quarters(&packed.bias, block);
         // 0 for columns that a smaller window lacks.
@@ -243,8 +239,9 @@ unsafe fn lines<const TAPS: usize, const BANDS: usize, const STRIDE: usize>(
                 }
                 window = window.wrapping_add(stride * BANDS * size_of::<Column>());
                 let dst = run.dst.wrapping_add(pixel * run.dst_step_bytes);
+                let bytes = quantization.bytes(&sums);
                 // SAFETY: the run's pixels are the caller's.
-                unsafe { finish::write(dst, block, quantization.bytes(&sums)) };
+                unsafe { finish::write(dst, block, bytes) };
             }
             done += n_pixels;
         }

@@ -86,8 +86,9 @@ pub(super) unsafe fn finish(packed: &Packed, block: usize, sums: &[Sums], pixels
             let own = quantization.bytes(sums);
             // SAFETY: the block's bytes are the caller's to read.
             let other = unsafe { load(pixel.residual.wrapping_add(block * BLOCK)) };
+            let bytes = add(own, range.zero, other, sum);
             // SAFETY: the caller's.
-            unsafe { write(pixel.dst, block, add(own, range.zero, other, sum)) };
+            unsafe { write(pixel.dst, block, bytes) };
         } else {
             let dst = pixel.dst.cast::<f32>().wrapping_add(block * BLOCK);
             for (i, v) in scaled(sums, of_block(&packed.multipliers, block)).into_iter().enumerate() {

@@ -7,7 +7,7 @@ use std::arch::aarch64::{
 };
 use std::arch::asm;
 
-use super::{BLOCK, ConvOrder, Place, Sums, TILE, Taps, dotprod, load, load_weights};
+use super::{BLOCK, ConvOrder, Sums, TILE, Taps, dotprod, load, load_weights};
 use crate::engine::kernels::{Conv, ConvRun, Depthwise, DepthwiseRun, Kernels, Packed};
 
 /// Kernels for cores with products of matrices of bytes (and dot products, which come with them).
@@ -27,12 +27,8 @@ impl Kernels for NeonI8mm {
 
     fn pack_conv(&self, conv: &Conv) -> Packed {
         // [row][group][channel][GROUP]
-        ConvOrder { row_unit: GROUP, is_signed: false }.pack(
-            conv,
-            |Place { row_bytes, .. }, channel, row, byte| {
-                (row * row_bytes + byte / GROUP * GROUP) * BLOCK + channel * GROUP + byte % GROUP
-            },
-        )
+        let order = ConvOrder { group: GROUP, is_signed: false };
+        order.pack(conv, |row_bytes, channel, row, byte| (row * row_bytes + byte) * BLOCK + channel * GROUP)
     }
 
     unsafe fn conv(&self, packed: &Packed, run: &ConvRun) {

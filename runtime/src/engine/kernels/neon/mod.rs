@@ -164,8 +164,9 @@ unsafe fn write<const N: usize>(
     for i in 0..N {
         // Not up to `n_pixels`: with a fixed number of passes the sums stay in registers.
         if i < n_pixels {
+            let bytes = quantization.bytes(&sums[i]);
             // SAFETY: the caller's.
-            unsafe { finish::write(pixels[i].dst, block, quantization.bytes(&sums[i])) };
+            unsafe { finish::write(pixels[i].dst, block, bytes) };
         }
     }
 }
@@ -216,31 +217,28 @@ fn quarters(numbers: &[i32], block: usize) -> Sums {
     std::array::from_fn(|i| unsafe { vld1q_s32(numbers[4 * i..].as_ptr()) })
 }
 
-/// Packs a convolution: `groups` of `K` bytes of a channel's taps side by side, as `order` says for a
-/// block.
+/// How an instruction set lays a convolution's weights.
 struct ConvOrder {
-    /// Bytes of a row are rounded up to these.
-    row_unit: usize,
-    /// Adds 128 * sum(w) to the bias.
+    /// Bytes of a channel that lie side by side; a row is rounded up to whole groups.
+    group: usize,
+    /// Whether bytes are [`signed`].
     is_signed: bool,
 }
 
 impl ConvOrder {
-    /// Packs `conv`; `place` gives, for a channel of a block and a byte of a row of `row_bytes`, its place
-    /// among the block's bytes under all `n_rows` rows: (channel, row, byte) to index.
-    fn pack(&self, conv: &Conv, place: impl Fn(Place, usize, usize, usize) -> usize) -> Packed {
-        let row_bytes = conv.row_bytes.next_multiple_of(self.row_unit);
-        let shape = Place { n_rows: conv.n_rows, row_bytes };
+    /// Packs `conv`; `place` gives a group's place in its block, from the packed row's bytes, the channel
+    /// in the block, the row and the group's first byte in it.
+    fn pack(&self, conv: &Conv, place: impl Fn(usize, usize, usize, usize) -> usize) -> Packed {
+        let row_bytes = conv.row_bytes.next_multiple_of(self.group);
         let n_blocks = conv.n_out.div_ceil(BLOCK);
         let block_bytes = BLOCK * conv.n_rows * row_bytes;
         let mut weights = Aligned::zeros(n_blocks * block_bytes);
-        for channel in 0..conv.n_out {
-            for row in 0..conv.n_rows {
-                let from = &conv.weights[(channel * conv.n_rows + row) * conv.row_bytes..][..conv.row_bytes];
-                for (byte, &w) in from.iter().enumerate() {
-                    let at = place(shape, channel % BLOCK, row, byte);
-                    weights[channel / BLOCK * block_bytes + at] = w;
-                }
+        for (line, from) in conv.weights.chunks_exact(conv.row_bytes).enumerate() {
+            let (channel, row) = (line / conv.n_rows, line % conv.n_rows);
+            let block = &mut weights[channel / BLOCK * block_bytes..][..block_bytes];
+            for (at, group) in from.chunks(self.group).enumerate() {
+                let start = place(row_bytes, channel % BLOCK, row, at * self.group);
+                block[start..][..group.len()].copy_from_slice(group);
             }
         }
         let taps = conv.n_rows * conv.row_bytes;
@@ -258,13 +256,6 @@ impl ConvOrder {
             finish: without_slopes(&conv.finish),
         }
     }
-}
-
-/// The shape of one channel's packed taps.
-#[derive(Clone, Copy)]
-struct Place {
-    n_rows: usize,
-    row_bytes: usize,
 }
 
 /// Packs a depthwise convolution for products of signed bytes: `place` gives (row, column) of a tap and
