@@ -20,6 +20,8 @@
 //! it clamps.
 #![allow(unsafe_code, reason = "kernels read and write what runs point to")]
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(super) mod plain;
 pub(super) mod scalar;
 #[cfg(test)]
@@ -286,6 +288,8 @@ pub(in crate::engine) trait Kernels: Send + Sync {
 /// The kernels that this processor can run, the best one first, [`scalar`] last.
 pub(in crate::engine) fn available() -> Vec<&'static dyn Kernels> {
     let mut found: Vec<&'static dyn Kernels> = Vec::new();
+    #[cfg(target_arch = "aarch64")]
+    found.extend(neon::available());
     found.push(&scalar::Scalar);
     found
 }
