@@ -193,6 +193,15 @@ impl Engine {
         self.team.as_ref().map_or(1, |team| team.n_members())
     }
 
+    /// Loads ONNX bytes for the input shape that the file declares, one picture at a time.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] as [`Engine::load`], or when the file leaves the shape open.
+    pub fn load_as_declared(&self, name: &str, onnx: &[u8]) -> Result<Model, EngineError> {
+        let shape = load::declared_input(name, onnx)?;
+        self.load(name, onnx, &shape)
+    }
+
     /// Loads ONNX bytes for one input of `input_shape`, f32, the first axis counting pictures.
     ///
     /// # Errors
