@@ -82,3 +82,18 @@ pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
         finish: without_slopes(&conv.finish),
     }
 }
+
+/// `body` for each `index` below `n`, which is known when compiled and at most 16, written out: the compiler
+/// unrolls loops of that many vectors too late to keep the vectors in registers.
+macro_rules! unrolled {
+    ($index:ident < $n:expr => $body:block) => {
+        unrolled!($index < $n => $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($index:ident < $n:expr => $body:block; $($at:literal)*) => {
+        $(if $at < $n {
+            let $index: usize = $at;
+            $body
+        })*
+    };
+}
+pub(super) use unrolled;

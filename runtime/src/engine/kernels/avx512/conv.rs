@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::finish::{Cut, Numbers, Rest, floats, round, store};
 use super::{GROUP, load};
-use crate::engine::kernels::blocks::{self, Blocks};
+use crate::engine::kernels::blocks::{self, Blocks, unrolled};
 use crate::engine::kernels::{Conv, ConvRun, Finish, Packed, Range8, Tile};
 
 /// Most groups of 16 channels of a block. A tile of 6 pixels by 4 loads the least for each product.
@@ -80,6 +80,7 @@ pub(super) unsafe fn run(packed: &Packed, run: &ConvRun) {
 ///
 /// # Safety
 /// As for `Kernels::conv`.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn tile<const PIXELS: usize, const GROUPS: usize>(job: &Job, pixels: &Tile) {
     let mut sums = [[_mm512_setzero_si512(); GROUPS]; PIXELS];
@@ -93,27 +94,29 @@ unsafe fn tile<const PIXELS: usize, const GROUPS: usize>(job: &Job, pixels: &Til
     let mut weights = job.weights;
     for row in 0..job.n_rows {
         let row = pixels.src.wrapping_add(row * job.src_row_bytes);
-        for at in (0..job.row_bytes).step_by(4) {
+        for four in 0..job.row_bytes / 4 {
             let mut four_taps = [_mm512_setzero_si512(); GROUPS];
             for taps in &mut four_taps {
                 // SAFETY: packed with as many taps of each group.
                 *taps = unsafe { load(weights) };
                 weights = weights.wrapping_add(64);
             }
-            for (pixel, sums) in sums.iter_mut().enumerate() {
-                let from = row.wrapping_add(pixel * job.src_step_bytes + at);
+            unrolled!(pixel < PIXELS => {
+                let from = row.wrapping_add(pixel * job.src_step_bytes + 4 * four);
                 // SAFETY: the caller's promise: 4 bytes of a row of taps.
                 let bytes = _mm512_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() });
-                for group in 0..GROUPS {
-                    sums[group] = _mm512_dpbusd_epi32(sums[group], bytes, four_taps[group]);
+                for (sum, &taps) in sums[pixel].iter_mut().zip(&four_taps) {
+                    *sum = _mm512_dpbusd_epi32(*sum, bytes, taps);
                 }
-            }
+            });
         }
     }
     match job.range {
         // SAFETY: the caller's promise.
         Some(range) => unsafe { finish(job, pixels, range, &sums) },
         None => {
+            // A copy, so that only this path keeps sums in memory.
+            let sums = sums;
             for (sums, dst) in sums.iter().zip(pixels.dst) {
                 // SAFETY: the caller's promise.
                 unsafe { floats(sums, &job.numbers, dst.cast::<f32>().wrapping_add(job.channel)) };
@@ -141,7 +144,8 @@ unsafe fn finish<const PIXELS: usize, const GROUPS: usize>(
     let cut = Cut::new(range);
     // Four vectors are packed to one of bytes: of four pixels, two or one.
     let n_together = [4, 2, 1, 1][GROUPS - 1];
-    for first in (0..PIXELS).step_by(n_together) {
+    unrolled!(pack < PIXELS.div_ceil(n_together) => {
+        let first = pack * n_together;
         let mut v = [_mm512_setzero_si512(); 4];
         for (at, v) in v.iter_mut().enumerate() {
             let (pixel, group) = (first + at / GROUPS, at % GROUPS);
@@ -191,7 +195,7 @@ unsafe fn finish<const PIXELS: usize, const GROUPS: usize>(
             // SAFETY: the caller's promise: four groups of a pixel.
             _ => unsafe { store(dst(0), q, 4) },
         }
-    }
+    });
     // SAFETY: the caller's promise: the block's groups of each pixel.
     unsafe { job.rest.apply(&pixels.dst[..PIXELS], &pixels.residual[..PIXELS], job.channel, GROUPS) };
 }
