@@ -96,7 +96,7 @@ pub enum KernelSet {
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-512 VNNI.
-    Avx512,
+    Avx512Vnni,
     /// Every AArch64.
     Neon,
     /// AArch64 with dot products.
@@ -112,7 +112,7 @@ impl KernelSet {
             KernelSet::Auto => "auto",
             KernelSet::Scalar => "scalar",
             KernelSet::Avx2 => "avx2",
-            KernelSet::Avx512 => "avx512",
+            KernelSet::Avx512Vnni => "avx512-vnni",
             KernelSet::Neon => "neon",
             KernelSet::NeonDotprod => "neon-dotprod",
             KernelSet::NeonI8mm => "neon-i8mm",
@@ -128,7 +128,7 @@ impl std::str::FromStr for KernelSet {
             KernelSet::Auto,
             KernelSet::Scalar,
             KernelSet::Avx2,
-            KernelSet::Avx512,
+            KernelSet::Avx512Vnni,
             KernelSet::Neon,
             KernelSet::NeonDotprod,
             KernelSet::NeonI8mm,
