@@ -23,6 +23,14 @@ const MAX_LINES: usize = 500;
 const LONG_FILES: [(&str, &str); 1] =
     [("runtime/src/source/h264/mod.rs", "one decoder's state; without its tests it is under the limit")];
 
+/// Files and folders, by the start of their paths, that may hold `unsafe` code.
+const UNSAFE_FILES: [&str; 4] = [
+    "runtime/src/engine/kernels/",
+    "runtime/src/engine/memory.rs",
+    "runtime/src/engine/run.rs",
+    "runtime/src/engine/team.rs",
+];
+
 /// A source file: its path from the repository, with `/`, and its text.
 struct Source {
     path: String,
@@ -166,9 +174,10 @@ fn a_path_gives_the_modules_that_it_names() {
 }
 
 #[test]
-fn nothing_is_unsafe() {
+fn unsafe_code_is_where_it_is_listed() {
     let mut found = Vec::new();
-    for source in sources().iter().filter(|s| s.in_src().is_some()) {
+    let is_listed = |s: &Source| UNSAFE_FILES.iter().any(|listed| s.path.starts_with(listed));
+    for source in sources().iter().filter(|s| s.in_src().is_some() && !is_listed(s)) {
         for (n, code) in source.code() {
             if words(code).any(|w| w == "unsafe" || w == "unsafe_code") {
                 found.push(format!("{}:{n}", source.path));

@@ -1,0 +1,304 @@
+//! What the engine computes with: one [`Kernels`] for each instruction set, all of which give the same
+//! bytes. [`scalar`] is their specification; the numbers are defined here.
+//!
+//! Activations are bytes q that stand for (q - zero) * scale, one scale a tensor. They lie as NHWC:
+//! pixels of a multiple of [`LANES`] bytes (the network's input: 4 bytes for up to 4 channels), whose bytes
+//! past the last channel hold anything; a border round the picture, where a convolution needs one, holds
+//! the zero point. Weights are i8 with |w| <= 127, one scale an output channel.
+//!
+//! A convolution's sum is exact in i32: acc = bias + sum(w * q), with the input's zero point folded into
+//! the bias. Then, each step rounded to f32 on its own (never a fused multiply-add):
+//!
+//! 1. v = f32(acc) * multiplier; [`Finish::Floats`] ends here;
+//! 2. where there are slopes (PReLU): v = v * slope where v < 0;
+//! 3. q = zero + clamp(round(v), min - zero, max - zero), ties to the even number;
+//! 4. where there is a table (SiLU, sigmoid): q = table[q];
+//! 5. where there is a residual r: t = f32(q - zero) * own + f32(r - its zero) * other, and
+//!    q = sum.zero + clamp(round(t), ...) like 3.
+//!
+//! The loader refuses numbers with which acc or round(v) could leave i32, so a kernel may convert before
+//! it clamps.
+#![allow(unsafe_code, reason = "kernels read and write what runs point to")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+pub(super) mod plain;
+pub(super) mod scalar;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use super::memory::Aligned;
+
+/// Pixels' bytes are a multiple of this, so that kernels load and store whole vectors.
+pub(in crate::engine) const LANES: usize = 16;
+/// Bytes that may be read past the end of any tensor.
+pub(in crate::engine) const SLACK_BYTES: usize = 128;
+/// Most output pixels that a kernel computes at a time.
+pub(in crate::engine) const MAX_TILE_PIXELS: usize = 16;
+
+/// Bytes from a pixel to the next one, of every tensor but the network's input.
+pub(in crate::engine) fn pixel_bytes(n_channels: usize) -> usize {
+    n_channels.next_multiple_of(LANES)
+}
+
+/// How q's range is cut: bytes from `min` to `max`, 0 being `zero`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) struct Range8 {
+    pub(in crate::engine) zero: u8,
+    pub(in crate::engine) min: u8,
+    pub(in crate::engine) max: u8,
+}
+
+impl Range8 {
+    /// The byte nearest to `zero + v`; not a number gives `min`.
+    #[inline(always)]
+    pub(in crate::engine) fn round(self, v: f32) -> u8 {
+        let (low, high) =
+            (f32::from(self.min) - f32::from(self.zero), f32::from(self.max) - f32::from(self.zero));
+        let kept = v.max(low).min(high).round_ties_even();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "kept within min..=max")]
+        let q = (kept as i32 + i32::from(self.zero)) as u8;
+        q
+    }
+}
+
+/// A residual that is added to a convolution's output: see the module's numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::engine) struct Residual {
+    /// Scale of the convolution's bytes over the sum's.
+    pub(in crate::engine) own: f32,
+    /// Scale of the residual's bytes over the sum's.
+    pub(in crate::engine) other: f32,
+    pub(in crate::engine) other_zero: u8,
+    pub(in crate::engine) sum: Range8,
+}
+
+/// What becomes of a convolution's sums.
+#[derive(Clone, Debug)]
+pub(in crate::engine) enum Finish {
+    /// f32 of acc * multiplier.
+    Floats,
+    /// Bytes.
+    Bytes {
+        range: Range8,
+        /// One an output channel.
+        slopes: Option<Vec<f32>>,
+        table: Option<Box<[u8; 256]>>,
+        /// Not with a table.
+        residual: Option<Residual>,
+    },
+}
+
+/// A convolution (a dense layer is one of 1 x 1 pixels): what a kernel packs.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Conv {
+    pub(in crate::engine) n_out: usize,
+    /// Rows of taps.
+    pub(in crate::engine) n_rows: usize,
+    /// Bytes of input under one row of taps, which lie side by side: taps * `pixel_bytes`; of a 1 x 1
+    /// convolution only the channels, rounded up to 4.
+    pub(in crate::engine) row_bytes: usize,
+    /// `[n_out][n_rows][row_bytes]`, 0 where no channel is.
+    pub(in crate::engine) weights: Vec<i8>,
+    /// `[n_out]`, input's zero point folded in.
+    pub(in crate::engine) bias: Vec<i32>,
+    /// `[n_out]`, > 0.
+    pub(in crate::engine) multipliers: Vec<f32>,
+    pub(in crate::engine) finish: Finish,
+}
+
+/// A depthwise convolution, one filter of `side` x `side` taps a channel.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Depthwise {
+    pub(in crate::engine) n_channels: usize,
+    /// Taps in a row and in a column.
+    pub(in crate::engine) side: usize,
+    /// `[side][side][n_channels]`.
+    pub(in crate::engine) weights: Vec<i8>,
+    /// `[n_channels]`, input's zero point folded in.
+    pub(in crate::engine) bias: Vec<i32>,
+    /// `[n_channels]`, > 0.
+    pub(in crate::engine) multipliers: Vec<f32>,
+    /// Bytes, without a residual.
+    pub(in crate::engine) finish: Finish,
+}
+
+/// A [`Conv`] or [`Depthwise`] in a kernel's own order. The per-channel numbers are in the kernel's order
+/// too, padded to whole blocks (bias 0, multiplier 0, slope 0).
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Packed {
+    /// Channels that exist.
+    pub(in crate::engine) n_out: usize,
+    /// Rows of taps; a depthwise convolution's side.
+    pub(in crate::engine) n_rows: usize,
+    /// Bytes of a row of taps as the kernel reads it; unused for depthwise.
+    pub(in crate::engine) row_bytes: usize,
+    /// Pieces that `n_out` is cut into: threads may share them out.
+    pub(in crate::engine) n_blocks: usize,
+    pub(in crate::engine) weights: Aligned<i8>,
+    pub(in crate::engine) bias: Aligned<i32>,
+    pub(in crate::engine) multipliers: Aligned<f32>,
+    pub(in crate::engine) slopes: Option<Aligned<f32>>,
+    /// Its slopes are taken out.
+    pub(in crate::engine) finish: Finish,
+}
+
+impl Packed {
+    /// Bytes that it takes.
+    pub(in crate::engine) fn n_bytes(&self) -> usize {
+        let slopes = self.slopes.as_ref().map_or(0, Aligned::n_bytes);
+        self.weights.n_bytes() + self.bias.n_bytes() + self.multipliers.n_bytes() + slopes
+    }
+}
+
+/// Where pixels that follow one another stand: lines of `width` pixels.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Lines<P> {
+    /// First pixel of the run.
+    pub(in crate::engine) at: P,
+    /// Bytes from a pixel to the next one of the line.
+    pub(in crate::engine) step_bytes: usize,
+    /// Bytes from a line's first pixel to the next line's.
+    pub(in crate::engine) line_bytes: usize,
+}
+
+/// Some output pixels of a convolution.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct ConvRun {
+    /// First byte under the first row of taps of the first output pixel.
+    pub(in crate::engine) src: *const u8,
+    /// Bytes from there to the same of the next output pixel, for all pixels of the run.
+    pub(in crate::engine) src_step_bytes: usize,
+    /// Bytes from a row of taps to the next.
+    pub(in crate::engine) src_row_bytes: usize,
+    /// Output pixels.
+    pub(in crate::engine) n_pixels: usize,
+    /// Column of the first output pixel in its line, and pixels of a line.
+    pub(in crate::engine) column: usize,
+    pub(in crate::engine) width: usize,
+    /// Where they go: bytes or, for [`Finish::Floats`], f32.
+    pub(in crate::engine) dst: Lines<*mut u8>,
+    /// The residual, where there is one.
+    pub(in crate::engine) residual: Option<Lines<*const u8>>,
+    /// Which of [`Packed::n_blocks`].
+    pub(in crate::engine) blocks: Range<usize>,
+}
+
+/// A line of output pixels of a depthwise convolution.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct DepthwiseRun {
+    /// First byte under the first tap of the first output pixel.
+    pub(in crate::engine) src: *const u8,
+    /// Bytes from an input pixel to the next, and from the window of an output pixel to the next one's:
+    /// once or more times that.
+    pub(in crate::engine) pixel_bytes: usize,
+    pub(in crate::engine) src_step_bytes: usize,
+    /// Bytes from a row of taps to the next.
+    pub(in crate::engine) src_row_bytes: usize,
+    pub(in crate::engine) n_pixels: usize,
+    pub(in crate::engine) dst: *mut u8,
+    pub(in crate::engine) dst_step_bytes: usize,
+    /// Which of [`Packed::n_blocks`].
+    pub(in crate::engine) blocks: Range<usize>,
+}
+
+/// One output pixel's places, for up to [`MAX_TILE_PIXELS`] of them.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine) struct Tile {
+    pub(in crate::engine) src: *const u8,
+    pub(in crate::engine) n_pixels: usize,
+    pub(in crate::engine) dst: [*mut u8; MAX_TILE_PIXELS],
+    /// Null without a residual.
+    pub(in crate::engine) residual: [*const u8; MAX_TILE_PIXELS],
+}
+
+impl ConvRun {
+    /// Calls `each` with the run's pixels, up to `most` at a time and about as many each time.
+    #[inline(always)]
+    pub(in crate::engine) fn tiles(&self, most: usize, mut each: impl FnMut(&Tile)) {
+        let mut column = self.column;
+        let (mut dst, mut residual) = (self.dst.at, self.residual.map_or(std::ptr::null(), |r| r.at));
+        let (residual_step, residual_line) = self.residual.map_or((0, 0), |r| (r.step_bytes, r.line_bytes));
+        let n_tiles = self.n_pixels.div_ceil(most);
+        let mut done = 0;
+        for left in (1..=n_tiles).rev() {
+            let n_pixels = (self.n_pixels - done).div_ceil(left);
+            let mut tile = Tile {
+                src: self.src.wrapping_add(done * self.src_step_bytes),
+                n_pixels,
+                dst: [std::ptr::null_mut(); MAX_TILE_PIXELS],
+                residual: [std::ptr::null(); MAX_TILE_PIXELS],
+            };
+            for at in 0..n_pixels {
+                tile.dst[at] = dst;
+                tile.residual[at] = residual;
+                column += 1;
+                if column == self.width {
+                    column = 0;
+                    dst = dst.wrapping_add(self.dst.line_bytes - (self.width - 1) * self.dst.step_bytes);
+                    residual =
+                        residual.wrapping_add(residual_line.wrapping_sub((self.width - 1) * residual_step));
+                } else {
+                    dst = dst.wrapping_add(self.dst.step_bytes);
+                    residual = residual.wrapping_add(residual_step);
+                }
+            }
+            each(&tile);
+            done += n_pixels;
+        }
+    }
+}
+
+/// The kernels of one instruction set.
+///
+/// # Safety
+/// Implementations read and write only what the runs describe: `row_bytes` at each row of taps of each
+/// pixel, rounded up by at most [`SLACK_BYTES`]; and of each output pixel at most `pixel_bytes(n_out)`
+/// bytes (4 times that for floats) from the block's first channel on.
+///
+/// Callers of the unsafe methods see to it that all of that is theirs to read or to write, that a `Packed`
+/// comes from the same implementation, and that the processor has its instruction set.
+pub(in crate::engine) trait Kernels: Send + Sync {
+    /// Its name in the setting, the log and the benchmark.
+    fn name(&self) -> &'static str;
+
+    /// Puts a convolution into this implementation's order.
+    fn pack_conv(&self, conv: &Conv) -> Packed;
+
+    /// Computes a run of a convolution.
+    ///
+    /// # Safety
+    /// See [`Kernels`].
+    unsafe fn conv(&self, packed: &Packed, run: &ConvRun);
+
+    /// Puts a depthwise convolution into this implementation's order; sides from 1 to 7.
+    fn pack_depthwise(&self, depthwise: &Depthwise) -> Packed;
+
+    /// Computes a line of a depthwise convolution.
+    ///
+    /// # Safety
+    /// See [`Kernels`].
+    unsafe fn depthwise(&self, packed: &Packed, run: &DepthwiseRun);
+
+    // The loops of `plain`; an instruction set has them compiled with its features.
+    plain::vectorised!();
+}
+
+/// The kernels that this processor can run, the best one first, [`scalar`] last.
+pub(in crate::engine) fn available() -> Vec<&'static dyn Kernels> {
+    let mut found: Vec<&'static dyn Kernels> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    if avx512::Avx512::is_detected() {
+        found.push(&avx512::Avx512);
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.extend(neon::available());
+    found.push(&scalar::Scalar);
+    found
+}
