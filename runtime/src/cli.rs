@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use candor::config::{Config, ConfigError};
+use candor::engine::KernelSet;
 use candor::source::FrameRate;
 
 /// Says for every face in a video whether it looks synthetic.
@@ -92,6 +93,12 @@ pub(crate) struct Scan {
     /// Longest time between two searches for faces, in milliseconds [default: 200].
     #[arg(long, value_name = "MS")]
     pub(crate) interval_ms: Option<u32>,
+    /// Threads that networks run on; 0 for as many as there are cores [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u8>,
+    /// Kernels that networks run with, which change the speed and nothing else [default: auto].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kernels: Option<KernelSet>,
     /// Exit with code 1 when a file has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
     pub(crate) fail_on: Option<FailOn>,
@@ -142,6 +149,12 @@ impl Scan {
         }
         if let Some(ms) = self.interval_ms {
             config.scan.interval_ms = ms;
+        }
+        if let Some(n) = self.threads {
+            config.engine.threads = n;
+        }
+        if let Some(set) = self.kernels {
+            config.engine.kernels = set;
         }
         config.check()?;
         Ok(config)

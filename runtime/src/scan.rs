@@ -10,6 +10,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use candor::bundle::{Bundle, Manifest, Status};
+use candor::engine::Engine;
 use candor::frame::Frame;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting, Summary};
 use candor::report::live::LiveAnnotation;
@@ -60,7 +61,14 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         Ok(bundle) => bundle,
         Err(error) => return usage(error.to_string()),
     };
-    let scanner = match Scanner::new(config.detect, config.scan, &bundle) {
+    let mut settings = config.engine;
+    if settings.threads == 0 && args.jobs > 1 {
+        // Files side by side fill the cores by themselves.
+        settings.threads = 1;
+    }
+    let scanner =
+        Engine::new(&settings).and_then(|engine| Scanner::new(&engine, config.detect, config.scan, &bundle));
+    let scanner = match scanner {
         Ok(scanner) => scanner,
         Err(error) => return usage(error.to_string()),
     };

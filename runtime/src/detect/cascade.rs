@@ -5,7 +5,7 @@ use image::RgbImage;
 use super::mosaic::{self, Patch, STEP_PX, WINDOW_PX};
 use super::suppress::{Candidate, Overlap, suppress};
 use super::{MAX_FACES, Settings};
-use crate::engine::{EngineError, Model};
+use crate::engine::{Engine, EngineError, Model, Normalisation};
 use crate::geom::{Detection, Point, Rect};
 use crate::resample::{Filter, Outside, Resampler};
 
@@ -42,8 +42,9 @@ impl Mtcnn {
     ///
     /// # Errors
     /// [`EngineError`] when a network can't be loaded.
-    pub fn new(settings: Settings) -> Result<Self, EngineError> {
+    pub fn new(engine: &Engine, settings: Settings) -> Result<Self, EngineError> {
         Self::with_networks(
+            engine,
             settings,
             include_bytes!("../../../models/mtcnn/pnet.onnx"),
             include_bytes!("../../../models/mtcnn/rnet.onnx"),
@@ -56,17 +57,21 @@ impl Mtcnn {
     /// # Errors
     /// [`EngineError`] when a network can't be loaded or has other outputs.
     pub fn with_networks(
+        engine: &Engine,
         settings: Settings,
         pnet: &[u8],
         rnet: &[u8],
         onet: &[u8],
     ) -> Result<Self, EngineError> {
         let tile = TILE_PX as usize;
-        let pnet = Model::load("P-Net", pnet, &[1, 3, tile, tile])?;
+        let load = |name: &str, onnx: &[u8], side: usize| {
+            engine.load(name, onnx, &[1, 3, side, side])?.with_pixels(Normalisation::NONE)
+        };
+        let pnet = load("P-Net", pnet, tile)?;
         pnet.expect_outputs(&[&[1, 1, TILE_WINDOWS, TILE_WINDOWS], &[1, 4, TILE_WINDOWS, TILE_WINDOWS]])?;
-        let rnet = Model::load("R-Net", rnet, &[1, 3, RNET_PX as usize, RNET_PX as usize])?;
+        let rnet = load("R-Net", rnet, RNET_PX as usize)?;
         rnet.expect_outputs(&[&[1, 1], &[1, 4]])?;
-        let onet = Model::load("O-Net", onet, &[1, 3, ONET_PX as usize, ONET_PX as usize])?;
+        let onet = load("O-Net", onet, ONET_PX as usize)?;
         onet.expect_outputs(&[&[1, 1], &[1, 4], &[1, 10]])?;
         Ok(Mtcnn { settings, pnet, rnet, onet, resampler: Resampler::default() })
     }
@@ -91,29 +96,21 @@ impl Mtcnn {
         let sizes: Vec<_> = levels.iter().map(Level::size).collect();
         let (patches, n_tiles) = mosaic::pack(&sizes, TILE_PX);
 
-        let mut per_level: Vec<Vec<Candidate<Offset>>> = vec![Vec::new(); levels.len()];
-        let plane = (TILE_PX * TILE_PX) as usize;
-        let mut pixels = vec![0f32; 3 * plane];
-        for tile_idx in 0..n_tiles {
-            let of_tile = || patches.iter().filter(|p| p.tile_idx == tile_idx);
-            for patch in of_tile() {
-                let level_idx = patch.level_idx;
-                copy_patch(&inner[level_idx], levels[level_idx].margin_px, patch, &mut pixels);
-            }
-            let outputs = self.pnet.run(&pixels)?;
-            let (prob, offset) = (contiguous(&outputs[0]), contiguous(&outputs[1]));
-            for patch in of_tile() {
-                let found = &mut per_level[patch.level_idx];
-                read_windows(
-                    patch,
-                    &levels[patch.level_idx],
-                    prob,
-                    offset,
-                    self.settings.thresholds[0],
-                    found,
-                );
-            }
+        let mut tiles = vec![RgbImage::new(TILE_PX, TILE_PX); n_tiles];
+        for patch in &patches {
+            let level_idx = patch.level_idx;
+            copy_patch(&inner[level_idx], levels[level_idx].margin_px, patch, &mut tiles[patch.tile_idx]);
         }
+        let pixels: Vec<&[u8]> = tiles.iter().map(|tile| tile.as_raw().as_slice()).collect();
+        let mut per_level: Vec<Vec<Candidate<Offset>>> = vec![Vec::new(); levels.len()];
+        let threshold = self.settings.thresholds[0];
+        self.pnet.run_pixels_each(&pixels, |tile_idx, outputs| {
+            let (prob, offset) = (&outputs[0], &outputs[1]);
+            for patch in patches.iter().filter(|p| p.tile_idx == tile_idx) {
+                let found = &mut per_level[patch.level_idx];
+                read_windows(patch, &levels[patch.level_idx], prob, offset, threshold, found);
+            }
+        })?;
         let mut all = Vec::new();
         for mut found in per_level {
             keep_strongest(&mut found);
@@ -128,14 +125,13 @@ impl Mtcnn {
     /// R-Net on each window.
     fn refine(&mut self, picture: &RgbImage, windows: &[Rect]) -> Result<Vec<Rect>, EngineError> {
         let mut found = Vec::new();
-        for window in windows {
-            let outputs = look(&self.rnet, &mut self.resampler, picture, window, RNET_PX)?;
-            let score = contiguous(&outputs[0])[0];
-            if score > self.settings.thresholds[1] {
-                let offset = first_four(contiguous(&outputs[1]));
-                found.push(Candidate { bbox: *window, score, extra: offset });
+        let threshold = self.settings.thresholds[1];
+        look(&mut self.rnet, &mut self.resampler, picture, windows, RNET_PX, |window, outputs| {
+            let score = outputs[0][0];
+            if score > threshold {
+                found.push(Candidate { bbox: *window, score, extra: first_four(&outputs[1]) });
             }
-        }
+        })?;
         suppress(&mut found, 0.7, Overlap::Union);
         Ok(found.iter().map(|c| shifted(&c.bbox, &c.extra).square(1.0)).collect())
     }
@@ -143,15 +139,14 @@ impl Mtcnn {
     /// O-Net on each window: the final box, landmarks and confidence.
     fn locate(&mut self, picture: &RgbImage, windows: &[Rect]) -> Result<Vec<Detection>, EngineError> {
         let mut found = Vec::new();
-        for window in windows {
-            let outputs = look(&self.onet, &mut self.resampler, picture, window, ONET_PX)?;
-            let score = contiguous(&outputs[0])[0];
-            if score > self.settings.thresholds[2] {
-                let bbox = shifted(window, &first_four(contiguous(&outputs[1])));
-                let extra = landmarks(window, contiguous(&outputs[2]));
-                found.push(Candidate { bbox, score, extra });
+        let threshold = self.settings.thresholds[2];
+        look(&mut self.onet, &mut self.resampler, picture, windows, ONET_PX, |window, outputs| {
+            let score = outputs[0][0];
+            if score > threshold {
+                let bbox = shifted(window, &first_four(&outputs[1]));
+                found.push(Candidate { bbox, score, extra: landmarks(window, &outputs[2]) });
             }
-        }
+        })?;
         suppress(&mut found, 0.7, Overlap::Smaller);
         found.retain(|c| c.score > self.settings.keep_above && c.bbox.is_finite());
         found.truncate(MAX_FACES);
@@ -207,19 +202,14 @@ fn pyramid((width, height): (u32, u32), settings: &Settings) -> Vec<Level> {
     levels
 }
 
-/// Copies a patch of a level into the tile's three planes, as raw pixel values; `inner` is the scaled
-/// picture of the level.
-fn copy_patch(inner: &RgbImage, margin_px: u32, patch: &Patch, tile: &mut [f32]) {
+/// Copies a patch of a level into the tile; `inner` is the scaled picture of the level.
+fn copy_patch(inner: &RgbImage, margin_px: u32, patch: &Patch, tile: &mut RgbImage) {
     let near = |at: u32, n: u32| at.saturating_sub(margin_px).min(n - 1);
-    let plane = (TILE_PX * TILE_PX) as usize;
     for dy in 0..patch.size.1 {
         let y = near(patch.from.1 + dy, inner.height());
         for dx in 0..patch.size.0 {
             let pixel = inner.get_pixel(near(patch.from.0 + dx, inner.width()), y);
-            let at = ((patch.at.1 + dy) * TILE_PX + patch.at.0 + dx) as usize;
-            for (channel, &value) in pixel.0.iter().enumerate() {
-                tile[channel * plane + at] = f32::from(value);
-            }
+            tile.put_pixel(patch.at.0 + dx, patch.at.1 + dy, *pixel);
         }
     }
 }
@@ -265,23 +255,19 @@ fn keep_strongest(candidates: &mut Vec<Candidate<Offset>>) {
     }
 }
 
-/// Runs a network on the pixels of one window.
+/// Runs a network on the pixels of each window.
 fn look(
-    network: &Model,
+    network: &mut Model,
     resampler: &mut Resampler,
     picture: &RgbImage,
-    window: &Rect,
+    windows: &[Rect],
     size_px: u32,
-) -> Result<Vec<ndarray::ArrayD<f32>>, EngineError> {
-    let crop = resampler.area(picture, window, size_px, Filter::Area, Outside::Nearest);
-    let plane = (size_px * size_px) as usize;
-    let mut pixels = vec![0f32; 3 * plane];
-    for (at, pixel) in crop.pixels().enumerate() {
-        for (channel, &value) in pixel.0.iter().enumerate() {
-            pixels[channel * plane + at] = f32::from(value);
-        }
-    }
-    network.run(&pixels)
+    mut each: impl FnMut(&Rect, &[Vec<f32>]),
+) -> Result<(), EngineError> {
+    let mut crop = |window: &Rect| resampler.area(picture, window, size_px, Filter::Area, Outside::Nearest);
+    let crops: Vec<RgbImage> = windows.iter().map(&mut crop).collect();
+    let pixels: Vec<&[u8]> = crops.iter().map(|crop| crop.as_raw().as_slice()).collect();
+    network.run_pixels_each(&pixels, |idx, outputs| each(&windows[idx], outputs))
 }
 
 /// The box with each edge moved by `offset` times its width or height.
@@ -304,11 +290,6 @@ fn landmarks(window: &Rect, parts: &[f32]) -> [Point; 5] {
 
 fn first_four(values: &[f32]) -> Offset {
     std::array::from_fn(|i| values[i])
-}
-
-/// The values of an output in row-major order.
-fn contiguous(output: &ndarray::ArrayD<f32>) -> &[f32] {
-    output.as_slice().unwrap_or(&[])
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub(super) mod plain;
 pub(super) mod scalar;
 #[cfg(test)]
 mod tests;
@@ -279,6 +280,9 @@ pub(in crate::engine) trait Kernels: Send + Sync {
     /// # Safety
     /// See [`Kernels`].
     unsafe fn depthwise(&self, packed: &Packed, run: &DepthwiseRun);
+
+    // The loops of `plain`; an instruction set has them compiled with its features.
+    plain::vectorised!();
 }
 
 /// The kernels that this processor can run, the best one first, [`scalar`] last.
