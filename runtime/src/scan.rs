@@ -20,14 +20,15 @@ use candor::stopwatch::{Stage, Stopwatch};
 use candor::verdict::Verdict;
 
 use crate::cli::{FailOn, Scan};
+use crate::memory;
 
 /// Exit codes; documented in `candor scan --help`, never renumbered.
-mod exit {
-    pub(super) const FAIL_ON: u8 = 1;
-    pub(super) const USAGE: u8 = 2;
-    pub(super) const NOT_SCANNED: u8 = 3;
-    pub(super) const NOT_WRITTEN: u8 = 4;
-    pub(super) const INTERRUPTED: u8 = 130;
+pub(crate) mod exit {
+    pub(crate) const FAIL_ON: u8 = 1;
+    pub(crate) const USAGE: u8 = 2;
+    pub(crate) const NOT_SCANNED: u8 = 3;
+    pub(crate) const NOT_WRITTEN: u8 = 4;
+    pub(crate) const INTERRUPTED: u8 = 130;
 }
 
 /// One thing to scan.
@@ -348,13 +349,8 @@ fn print_stats(watches: &[Stopwatch], wall_s: f64) {
         eprintln!("{:<10} {spent_s:>10.3} {n_runs:>8} {ms:>10.3}", stage.word());
     }
     eprintln!("{:<10} {total_s:>10.3}", "all");
-    eprintln!("wall time {wall_s:.3} s, peak memory {}", peak_memory().unwrap_or("unknown".into()));
-}
-
-/// The largest resident set so far, as the kernel counts it.
-fn peak_memory() -> Option<String> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(format!("{:.1} MiB", kib / 1024.0))
+    eprintln!(
+        "wall time {wall_s:.3} s, peak memory {}",
+        memory::peak_bytes().map_or("unknown".into(), memory::mebibytes)
+    );
 }

@@ -87,7 +87,10 @@ impl Mtcnn {
     }
 
     /// P-Net over the pyramid: windows that may hold a face, moved to where it seems to be.
-    fn propose(&mut self, picture: &RgbImage) -> Result<Vec<Rect>, EngineError> {
+    ///
+    /// # Errors
+    /// [`EngineError`] when the network fails to run.
+    pub fn propose(&mut self, picture: &RgbImage) -> Result<Vec<Rect>, EngineError> {
         let levels = pyramid(picture.dimensions(), &self.settings);
         let inner: Vec<RgbImage> = levels
             .iter()

@@ -45,6 +45,35 @@ pub(super) fn load(
     Ok(Model::new(engine, Network { name, input_shape, output_shapes, body }))
 }
 
+/// The input shape that a file declares; a first axis that it leaves open is 1.
+pub(super) fn declared_input(name: &str, onnx: &[u8]) -> Result<Vec<usize>, EngineError> {
+    use pb::tensor_shape_proto::dimension::Value as Size;
+    let shape = || -> TractResult<Vec<usize>> {
+        let mut proto = decode(onnx)?;
+        let graph = proto.graph.as_mut().ok_or_else(|| format_err!("the file has no graph"))?;
+        let constants = Constants::take(graph);
+        let input = graph.input.iter().find(|i| !constants.contains(&i.name));
+        let input = input.ok_or_else(|| format_err!("the graph has no input"))?;
+        let Some(pb::type_proto::Value::TensorType(tensor)) =
+            input.r#type.as_ref().and_then(|t| t.value.as_ref())
+        else {
+            return Err(format_err!("{}: expected a tensor", input.name));
+        };
+        let dims = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
+        let size = |(axis, dim): (usize, &pb::tensor_shape_proto::Dimension)| match &dim.value {
+            Some(Size::DimValue(n)) if *n > 0 => Ok(usize::try_from(*n)?),
+            _ if axis == 0 => Ok(1),
+            other => Err(format_err!("{}: expected a size for axis {axis}, found {other:?}", input.name)),
+        };
+        dims.iter().enumerate().map(size).collect()
+    };
+    shape().map_err(|cause| EngineError::Load {
+        network: name.to_owned(),
+        step: "declared input",
+        cause: format!("{cause:#}"),
+    })
+}
+
 fn decode(mut onnx: &[u8]) -> TractResult<pb::ModelProto> {
     let proto = tract_onnx::onnx().proto_model_for_read(&mut onnx)?;
     let graph = proto.graph.as_ref().ok_or_else(|| format_err!("the file has no graph"))?;

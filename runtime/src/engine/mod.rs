@@ -96,7 +96,7 @@ pub enum KernelSet {
     /// x86-64 with AVX2.
     Avx2,
     /// x86-64 with AVX-512 VNNI.
-    Avx512,
+    Avx512Vnni,
     /// Every AArch64.
     Neon,
     /// AArch64 with dot products.
@@ -112,7 +112,7 @@ impl KernelSet {
             KernelSet::Auto => "auto",
             KernelSet::Scalar => "scalar",
             KernelSet::Avx2 => "avx2",
-            KernelSet::Avx512 => "avx512",
+            KernelSet::Avx512Vnni => "avx512-vnni",
             KernelSet::Neon => "neon",
             KernelSet::NeonDotprod => "neon-dotprod",
             KernelSet::NeonI8mm => "neon-i8mm",
@@ -128,7 +128,7 @@ impl std::str::FromStr for KernelSet {
             KernelSet::Auto,
             KernelSet::Scalar,
             KernelSet::Avx2,
-            KernelSet::Avx512,
+            KernelSet::Avx512Vnni,
             KernelSet::Neon,
             KernelSet::NeonDotprod,
             KernelSet::NeonI8mm,
@@ -191,6 +191,15 @@ impl Engine {
     /// How many threads work.
     pub fn n_threads(&self) -> usize {
         self.team.as_ref().map_or(1, |team| team.n_members())
+    }
+
+    /// Loads ONNX bytes for the input shape that the file declares, one picture at a time.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] as [`Engine::load`], or when the file leaves the shape open.
+    pub fn load_as_declared(&self, name: &str, onnx: &[u8]) -> Result<Model, EngineError> {
+        let shape = load::declared_input(name, onnx)?;
+        self.load(name, onnx, &shape)
     }
 
     /// Loads ONNX bytes for one input of `input_shape`, f32, the first axis counting pictures.

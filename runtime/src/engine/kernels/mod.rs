@@ -20,6 +20,10 @@
 //! it clamps.
 #![allow(unsafe_code, reason = "kernels read and write what runs point to")]
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(super) mod plain;
@@ -215,15 +219,16 @@ pub(in crate::engine) struct Tile {
 }
 
 impl ConvRun {
-    /// Calls `each` with the run's pixels, `most` at a time.
+    /// Calls `each` with the run's pixels, up to `most` at a time and about as many each time.
     #[inline(always)]
     pub(in crate::engine) fn tiles(&self, most: usize, mut each: impl FnMut(&Tile)) {
         let mut column = self.column;
         let (mut dst, mut residual) = (self.dst.at, self.residual.map_or(std::ptr::null(), |r| r.at));
         let (residual_step, residual_line) = self.residual.map_or((0, 0), |r| (r.step_bytes, r.line_bytes));
+        let n_tiles = self.n_pixels.div_ceil(most);
         let mut done = 0;
-        while done < self.n_pixels {
-            let n_pixels = most.min(self.n_pixels - done);
+        for left in (1..=n_tiles).rev() {
+            let n_pixels = (self.n_pixels - done).div_ceil(left);
             let mut tile = Tile {
                 src: self.src.wrapping_add(done * self.src_step_bytes),
                 n_pixels,
@@ -288,6 +293,10 @@ pub(in crate::engine) trait Kernels: Send + Sync {
 /// The kernels that this processor can run, the best one first, [`scalar`] last.
 pub(in crate::engine) fn available() -> Vec<&'static dyn Kernels> {
     let mut found: Vec<&'static dyn Kernels> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    if avx512::Avx512::is_detected() {
+        found.push(&avx512::Avx512);
+    }
     #[cfg(target_arch = "aarch64")]
     found.extend(neon::available());
     found.push(&scalar::Scalar);

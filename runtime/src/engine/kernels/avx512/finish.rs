@@ -1,0 +1,301 @@
+//! From sums to bytes or floats.
+
+use std::arch::x86_64::*;
+
+use super::{GROUP, load_ps};
+use crate::engine::kernels::{Finish, Packed, Range8, Residual};
+
+/// The per-channel numbers of a block.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers {
+    pub(super) bias: *const i32,
+    multipliers: *const f32,
+    /// Null where there are none.
+    slopes: *const f32,
+}
+
+impl Numbers {
+    /// Those from `group` on.
+    pub(super) fn new(packed: &Packed, group: usize) -> Self {
+        let slopes = packed.slopes.as_ref().map_or(std::ptr::null(), |s| s[group * GROUP..].as_ptr());
+        Numbers {
+            bias: packed.bias[group * GROUP..].as_ptr(),
+            multipliers: packed.multipliers[group * GROUP..].as_ptr(),
+            slopes,
+        }
+    }
+
+    /// Multipliers of the first `N` groups.
+    ///
+    /// # Safety
+    /// There are so many.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn multipliers<const N: usize>(&self) -> [__m512; N] {
+        let mut found = [_mm512_setzero_ps(); N];
+        for (group, found) in found.iter_mut().enumerate() {
+            // SAFETY: the caller's promise; numbers are padded to whole groups.
+            *found = unsafe { load_ps(self.multipliers.wrapping_add(group * GROUP)) };
+        }
+        found
+    }
+
+    /// Slopes of the first `N` groups, where there are any.
+    ///
+    /// # Safety
+    /// There are so many.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn slopes<const N: usize>(&self) -> Option<[__m512; N]> {
+        if self.slopes.is_null() {
+            return None;
+        }
+        let mut found = [_mm512_setzero_ps(); N];
+        for (group, found) in found.iter_mut().enumerate() {
+            // SAFETY: the caller's promise; numbers are padded to whole groups.
+            *found = unsafe { load_ps(self.slopes.wrapping_add(group * GROUP)) };
+        }
+        Some(found)
+    }
+}
+
+/// Steps 1 and 2 of the numbers, and the rounding of 3.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn round(sums: __m512i, multiplier: __m512, slope: Option<__m512>) -> __m512i {
+    let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
+    if let Some(slope) = slope {
+        let is_negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(v, _mm512_setzero_ps());
+        v = _mm512_mask_mul_ps(v, is_negative, v, slope);
+    }
+    _mm512_cvtps_epi32(v)
+}
+
+/// A [`Range8`] in every lane.
+#[derive(Clone, Copy)]
+pub(super) struct Cut {
+    zero: __m512i,
+    min: __m512i,
+    max: __m512i,
+}
+
+impl Cut {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn new(range: Range8) -> Self {
+        Cut {
+            zero: _mm512_set1_epi16(i16::from(range.zero)),
+            min: _mm512_set1_epi8(range.min.cast_signed()),
+            max: _mm512_set1_epi8(range.max.cast_signed()),
+        }
+    }
+
+    /// Rounded values of four vectors to bytes: 4 bytes of each in turn, for each lane of 128 bits. The
+    /// saturation on the way is as good as clamping: it only moves values that are beyond both limits.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn bytes(&self, v: [__m512i; 4]) -> __m512i {
+        let low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), self.zero);
+        let high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), self.zero);
+        let q = _mm512_packus_epi16(low, high);
+        _mm512_min_epu8(_mm512_max_epu8(q, self.min), self.max)
+    }
+}
+
+/// Puts the sums of a pixel, `[group][GROUP]`, out as floats.
+///
+/// # Safety
+/// `numbers` and `dst` have all of the groups.
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) unsafe fn floats(sums: &[__m512i], numbers: &Numbers, dst: *mut f32) {
+    for (group, &sum) in sums.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        let multiplier = unsafe { load_ps(numbers.multipliers.wrapping_add(group * GROUP)) };
+        let v = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), multiplier);
+        let lanes = [
+            _mm512_extractf32x4_ps::<0>(v),
+            _mm512_extractf32x4_ps::<1>(v),
+            _mm512_extractf32x4_ps::<2>(v),
+            _mm512_extractf32x4_ps::<3>(v),
+        ];
+        for (lane, v) in lanes.into_iter().enumerate() {
+            // The order that blocks are packed in.
+            let channel = 4 * (sums.len() * lane + group);
+            // SAFETY: the caller's promise: the channel is within the block.
+            unsafe { _mm_storeu_ps(dst.wrapping_add(channel), v) };
+        }
+    }
+}
+
+/// Stores the first `n_groups` groups of 16 bytes.
+///
+/// # Safety
+/// They are the caller's to write.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) unsafe fn store(dst: *mut u8, q: __m512i, n_groups: usize) {
+    let half = _mm512_castsi512_si256(q);
+    if n_groups == 4 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_storeu_si512(dst.cast(), q) };
+        return;
+    }
+    if n_groups == 1 {
+        // SAFETY: the caller's promise.
+        unsafe { _mm_storeu_si128(dst.cast(), _mm256_castsi256_si128(half)) };
+        return;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_storeu_si256(dst.cast(), half) };
+    if n_groups == 3 {
+        let last = _mm512_extracti32x4_epi32::<2>(q);
+        // SAFETY: the caller's promise.
+        unsafe { _mm_storeu_si128(dst.wrapping_add(32).cast(), last) };
+    }
+}
+
+/// Up to 4 groups of 16 bytes; none but these are read.
+///
+/// # Safety
+/// They are the caller's to read.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn load_groups(src: *const u8, n_groups: usize) -> __m512i {
+    let mask = u64::MAX >> (64 - GROUP * n_groups);
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_maskz_loadu_epi8(mask, src.cast()) }
+}
+
+/// Steps 4 and 5 of the numbers, which are done to the bytes of a few pixels that step 3 has left.
+#[derive(Clone, Copy)]
+pub(super) enum Rest<'a> {
+    None,
+    Table(&'a [u8; 256]),
+    TableVbmi(&'a [u8; 256]),
+    Residual(Range8, Residual),
+}
+
+impl<'a> Rest<'a> {
+    pub(super) fn new(finish: &'a Finish) -> Self {
+        match finish {
+            Finish::Bytes { table: Some(table), .. } => {
+                if is_x86_feature_detected!("avx512vbmi") {
+                    Rest::TableVbmi(table)
+                } else {
+                    Rest::Table(table)
+                }
+            }
+            Finish::Bytes { range, residual: Some(residual), .. } => Rest::Residual(*range, *residual),
+            Finish::Bytes { .. } | Finish::Floats => Rest::None,
+        }
+    }
+
+    /// Applies it to the block of `n_groups` groups from byte `first` of some pixels on.
+    ///
+    /// # Safety
+    /// The block is the caller's to read and to write in `dst`, and with a residual to read in `residual`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+    pub(super) unsafe fn apply(
+        &self,
+        dst: &[*mut u8],
+        residual: &[*const u8],
+        first: usize,
+        n_groups: usize,
+    ) {
+        match self {
+            Rest::None => {}
+            Rest::Table(table) => {
+                for dst in dst {
+                    for at in first..first + n_groups * GROUP {
+                        // SAFETY: the caller's promise.
+                        unsafe { look_up(table, dst.wrapping_add(at)) };
+                    }
+                }
+            }
+            Rest::TableVbmi(table) => {
+                // SAFETY: the caller's promise; `new` has seen that the processor has VBMI.
+                unsafe { look_up_vbmi(table, dst, first, n_groups) };
+            }
+            Rest::Residual(own, sum) => {
+                // SAFETY: the caller's promise.
+                unsafe { add(*own, *sum, dst, residual, first, n_groups) };
+            }
+        }
+    }
+}
+
+/// Replaces a byte by its entry.
+///
+/// # Safety
+/// It is the caller's.
+#[inline]
+unsafe fn look_up(table: &[u8; 256], q: *mut u8) {
+    // SAFETY: the caller's promise.
+    let entry = table[usize::from(unsafe { q.read() })];
+    // SAFETY: the caller's promise.
+    unsafe { q.write(entry) };
+}
+
+/// Replaces bytes by their entries.
+///
+/// # Safety
+/// As for [`Rest::apply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
+unsafe fn look_up_vbmi(table: &[u8; 256], dst: &[*mut u8], first: usize, n_groups: usize) {
+    let mut quarters = [_mm512_setzero_si512(); 4];
+    for (quarter, entries) in quarters.iter_mut().zip(table.as_chunks::<64>().0) {
+        // SAFETY: 64 entries.
+        *quarter = unsafe { _mm512_loadu_si512(entries.as_ptr().cast()) };
+    }
+    for dst in dst {
+        let dst = dst.wrapping_add(first);
+        // SAFETY: the caller's promise.
+        let q = unsafe { load_groups(dst, n_groups) };
+        let low = _mm512_permutex2var_epi8(quarters[0], q, quarters[1]);
+        let high = _mm512_permutex2var_epi8(quarters[2], q, quarters[3]);
+        let entries = _mm512_mask_blend_epi8(_mm512_movepi8_mask(q), low, high);
+        // SAFETY: the caller's promise.
+        unsafe { store(dst, entries, n_groups) };
+    }
+}
+
+/// Adds residuals to bytes.
+///
+/// # Safety
+/// As for [`Rest::apply`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq")]
+unsafe fn add(
+    own: Range8,
+    residual: Residual,
+    dst: &[*mut u8],
+    others: &[*const u8],
+    first: usize,
+    n_groups: usize,
+) {
+    let scaled = |q: __m128i, zero: __m512i, scale: __m512| {
+        let shifted = _mm512_sub_epi32(_mm512_cvtepu8_epi32(q), zero);
+        _mm512_mul_ps(_mm512_cvtepi32_ps(shifted), scale)
+    };
+    let own_zero = _mm512_set1_epi32(i32::from(own.zero));
+    let other_zero = _mm512_set1_epi32(i32::from(residual.other_zero));
+    let (own_scale, other_scale) = (_mm512_set1_ps(residual.own), _mm512_set1_ps(residual.other));
+    let sum_zero = _mm512_set1_epi32(i32::from(residual.sum.zero));
+    let (min, max) =
+        (_mm512_set1_epi32(i32::from(residual.sum.min)), _mm512_set1_epi32(i32::from(residual.sum.max)));
+    for (dst, other) in dst.iter().zip(others) {
+        for group in 0..n_groups {
+            let at = first + group * GROUP;
+            let dst = dst.wrapping_add(at);
+            // SAFETY: the caller's promise.
+            let q = unsafe { _mm_loadu_si128(dst.cast()) };
+            // SAFETY: the caller's promise.
+            let r = unsafe { _mm_loadu_si128(other.wrapping_add(at).cast()) };
+            let t = _mm512_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
+            let t = _mm512_add_epi32(_mm512_cvtps_epi32(t), sum_zero);
+            let t = _mm512_min_epi32(_mm512_max_epi32(t, min), max);
+            // SAFETY: the caller's promise.
+            unsafe { _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(t)) };
+        }
+    }
+}

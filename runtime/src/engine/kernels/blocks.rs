@@ -1,0 +1,99 @@
+//! The order in which the x86 kernels keep weights and per-channel numbers: blocks of 1 to 4 groups of
+//! channels, in the order that the packing instructions undo.
+
+use std::ops::Range;
+
+use super::scalar::{slopes, without_slopes};
+use super::{Conv, Packed};
+use crate::engine::memory::Aligned;
+
+/// How groups of channels are shared out among blocks: as evenly as can be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    n_groups: usize,
+    n_blocks: usize,
+}
+
+impl Blocks {
+    /// Groups of `lanes` channels in blocks of at most `most` groups.
+    pub(super) fn new(n_channels: usize, lanes: usize, most: usize) -> Self {
+        let n_groups = n_channels.div_ceil(lanes);
+        Blocks { n_groups, n_blocks: n_groups.div_ceil(most) }
+    }
+
+    pub(super) fn n_groups(&self) -> usize {
+        self.n_groups
+    }
+
+    pub(super) fn n_blocks(&self) -> usize {
+        self.n_blocks
+    }
+
+    /// A block's groups.
+    #[inline(always)]
+    pub(super) fn groups(&self, block: usize) -> Range<usize> {
+        let (each, more) = (self.n_groups / self.n_blocks, self.n_groups % self.n_blocks);
+        let first = block * each + block.min(more);
+        first..first + each + usize::from(block < more)
+    }
+}
+
+/// The channels of a block of vectors of `n_lanes` times 4 sums, in the order that packing four vectors to
+/// bytes, lane by lane, turns into the channels' own.
+pub(super) fn channels(groups: Range<usize>, n_lanes: usize) -> impl Iterator<Item = usize> {
+    let n_groups = groups.len();
+    let first = groups.start * n_lanes * 4;
+    (0..n_groups).flat_map(move |group| {
+        (0..n_lanes).flat_map(move |lane| (0..4).map(move |i| first + 4 * (n_groups * lane + group) + i))
+    })
+}
+
+/// `values` in the order of `channels`, 0 where there is none.
+pub(super) fn ordered<T: Copy + Default>(values: &[T], channels: &[usize]) -> Vec<T> {
+    channels.iter().map(|&channel| values.get(channel).copied().unwrap_or_default()).collect()
+}
+
+/// Packs a convolution: weights as `[block][row][row_bytes / 4][channel of the block][4]`.
+pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
+    let mut weights = Vec::new();
+    let mut order = Vec::new();
+    for block in 0..blocks.n_blocks() {
+        let of_block: Vec<usize> = channels(blocks.groups(block), n_lanes).collect();
+        for row in 0..conv.n_rows {
+            for at in (0..conv.row_bytes).step_by(4) {
+                for &channel in &of_block {
+                    let from = (channel * conv.n_rows + row) * conv.row_bytes + at;
+                    let exists = channel < conv.n_out;
+                    weights.extend((0..4).map(|tap| if exists { conv.weights[from + tap] } else { 0 }));
+                }
+            }
+        }
+        order.extend(of_block);
+    }
+    Packed {
+        n_out: conv.n_out,
+        n_rows: conv.n_rows,
+        row_bytes: conv.row_bytes,
+        n_blocks: blocks.n_blocks(),
+        weights: Aligned::copied(&weights),
+        bias: Aligned::copied(&ordered(&conv.bias, &order)),
+        multipliers: Aligned::copied(&ordered(&conv.multipliers, &order)),
+        slopes: slopes(&conv.finish).map(|s| Aligned::copied(&ordered(s, &order))),
+        finish: without_slopes(&conv.finish),
+    }
+}
+
+/// `body` for each `index` below `n`, which is known when compiled and at most 16, written out: the compiler
+/// unrolls loops of that many vectors too late to keep the vectors in registers.
+macro_rules! unrolled {
+    ($index:ident < $n:expr => $body:block) => {
+        unrolled!($index < $n => $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    ($index:ident < $n:expr => $body:block; $($at:literal)*) => {
+        $(if $at < $n {
+            let $index: usize = $at;
+            $body
+        })*
+    };
+}
+pub(super) use unrolled;
