@@ -21,6 +21,14 @@ pub(super) struct Pixel {
     pub(super) residual: *const u8,
 }
 
+impl Pixel {
+    #[inline(always)]
+    pub(super) fn moved(self, dst_bytes: usize, residual_bytes: usize) -> Self {
+        let (dst, residual) = (self.dst.wrapping_add(dst_bytes), self.residual.wrapping_add(residual_bytes));
+        Pixel { dst, residual }
+    }
+}
+
 /// How one block's sums become bytes: steps 1 to 4.
 #[derive(Clone, Copy)]
 pub(super) struct Quantization<'a> {

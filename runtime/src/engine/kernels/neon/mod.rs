@@ -124,8 +124,8 @@ unsafe fn conv(
             let n_pixels = left.min(TILE);
             // Where fewer are left, the last one is computed more than once.
             let mut windows = [src; TILE];
-            for (i, window) in windows.iter_mut().enumerate() {
-                *window = src.wrapping_add(i.min(n_pixels - 1) * run.src_step_bytes);
+            for i in 1..TILE {
+                windows[i] = windows[i - 1].wrapping_add(if i < n_pixels { run.src_step_bytes } else { 0 });
             }
             let sums = four(&taps, windows);
             let places = pixels.next(n_pixels);
@@ -191,17 +191,22 @@ impl<'a> Pixels<'a> {
         let (residual_step, residual_line) =
             self.run.residual.map_or((0, 0), |r| (r.step_bytes, r.line_bytes));
         let mut places = [self.at; TILE];
+        if self.column + n_pixels < self.run.width {
+            for i in 1..TILE {
+                places[i] = places[i - 1].moved(step, residual_step);
+            }
+            self.column += n_pixels;
+            self.at = self.at.moved(n_pixels * step, n_pixels * residual_step);
+            return places;
+        }
         for place in places.iter_mut().take(n_pixels) {
             *place = self.at;
             self.column += 1;
-            self.at.dst = self.at.dst.wrapping_add(step);
-            self.at.residual = self.at.residual.wrapping_add(residual_step);
+            self.at = self.at.moved(step, residual_step);
             if self.column == self.run.width {
-                let back = self.column;
+                let back = |line: usize, step: usize| line.wrapping_sub(self.column * step);
+                self.at = self.at.moved(back(line, step), back(residual_line, residual_step));
                 self.column = 0;
-                self.at.dst = self.at.dst.wrapping_add(line).wrapping_sub(back * step);
-                self.at.residual =
-                    self.at.residual.wrapping_add(residual_line).wrapping_sub(back * residual_step);
             }
         }
         places
@@ -310,4 +315,16 @@ fn padded<T: Number>(values: &[T]) -> Aligned<T> {
     let mut made = Aligned::zeros(values.len().next_multiple_of(BLOCK));
     made[..values.len()].copy_from_slice(values);
     made
+}
+
+#[cfg(test)]
+mod tests {
+    /// `tests/isa/run` says which kernels the core that it emulates has.
+    #[test]
+    fn the_core_has_the_kernels_that_are_expected() {
+        let found: Vec<&str> = super::available().map(|kernels| kernels.name()).collect();
+        let expected = std::env::var("CANDOR_TEST_KERNELS").unwrap_or_else(|_| found.join(","));
+        assert_eq!(found.join(","), expected);
+        assert_eq!(found.last(), Some(&"neon"), "every 64-bit ARM core has it");
+    }
 }
