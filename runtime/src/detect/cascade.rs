@@ -144,7 +144,8 @@ impl Mtcnn {
     /// O-Net on each window: the final box, landmarks and confidence.
     fn locate(&mut self, picture: &RgbImage, windows: &[Rect]) -> Result<Vec<Detection>, EngineError> {
         let mut found = Vec::new();
-        for window in windows {
+        // Of equal scores, and near 1 they are equal, the last window's stays as in the published pipeline.
+        for window in windows.iter().rev() {
             let Some(outputs) = look(&self.onet, &mut self.means, picture, window, ONET_PX)? else {
                 continue;
             };
