@@ -55,16 +55,19 @@ pub(super) fn ordered<T: Copy + Default>(values: &[T], channels: &[usize]) -> Ve
 
 /// Packs a convolution: weights as `[block][row][row_bytes / 4][channel of the block][4]`.
 pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
-    let mut weights = Vec::new();
-    let mut order = Vec::new();
+    let n_channels = blocks.n_groups() * n_lanes * 4;
+    let mut weights = Aligned::zeros(n_channels * conv.n_rows * conv.row_bytes);
+    let mut order = Vec::with_capacity(n_channels);
+    let mut quads = weights.chunks_exact_mut(4);
     for block in 0..blocks.n_blocks() {
         let of_block: Vec<usize> = channels(blocks.groups(block), n_lanes).collect();
         for row in 0..conv.n_rows {
             for at in (0..conv.row_bytes).step_by(4) {
-                for &channel in &of_block {
-                    let from = (channel * conv.n_rows + row) * conv.row_bytes + at;
-                    let exists = channel < conv.n_out;
-                    weights.extend((0..4).map(|tap| if exists { conv.weights[from + tap] } else { 0 }));
+                for (&channel, quad) in of_block.iter().zip(&mut quads) {
+                    if channel < conv.n_out {
+                        let from = (channel * conv.n_rows + row) * conv.row_bytes + at;
+                        quad.copy_from_slice(&conv.weights[from..from + 4]);
+                    }
                 }
             }
         }
@@ -75,7 +78,7 @@ pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
         n_rows: conv.n_rows,
         row_bytes: conv.row_bytes,
         n_blocks: blocks.n_blocks(),
-        weights: Aligned::copied(&weights),
+        weights,
         bias: Aligned::copied(&ordered(&conv.bias, &order)),
         multipliers: Aligned::copied(&ordered(&conv.multipliers, &order)),
         slopes: slopes(&conv.finish).map(|s| Aligned::copied(&ordered(s, &order))),
@@ -83,13 +86,10 @@ pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
     }
 }
 
-/// `body` for each `index` below `n`, which is known when compiled and at most 16, written out: the compiler
-/// unrolls loops of that many vectors too late to keep the vectors in registers.
+/// `body` for each of the numbers that is below `n`, which is known when compiled, written out: the compiler
+/// unrolls loops over many vectors too late to keep the vectors in registers.
 macro_rules! unrolled {
-    ($index:ident < $n:expr => $body:block) => {
-        unrolled!($index < $n => $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    ($index:ident < $n:expr => $body:block; $($at:literal)*) => {
+    ($index:ident in $($at:literal)*, < $n:expr => $body:block) => {
         $(if $at < $n {
             let $index: usize = $at;
             $body
