@@ -65,15 +65,25 @@ def save(model, path):
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def quantize_per_channel(weight):
+def quantize_per_channel(weight, least_scale=0.0):
     """Return (i8 weights, float32 scales) with one symmetric scale per output channel (axis 0), |w| <= 127.
 
-    -128 is left out so that a kernel may add two products in 16 bits.
+    -128 is left out so that a kernel may add two products in 16 bits. `least_scale`, one number or one per channel, is
+    where a channel of tiny weights stops: see `least_weight_scale`.
     """
-    peak = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+    peak = np.maximum(np.abs(weight.reshape(len(weight), -1)).max(axis=1), 127 * np.asarray(least_scale))
     scale = np.where(peak > 0, peak / 127, 1.0).astype(np.float32)
     columns = scale.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / columns), -127, 127).astype(np.int8), scale
+
+
+def least_weight_scale(bias, input_scale):
+    """Return per channel the weight scale below which the bias, in steps of both scales, takes more than 28 bits.
+
+    Pretrained networks have dead channels, whose weights are next to nothing beside the bias; with it, the sum must stay
+    far from the ends of an i32.
+    """
+    return np.abs(bias) / (input_scale * 2.0**28)
 
 
 def quantize_bias(bias, scale):

@@ -8,7 +8,7 @@ ends where the activation does. SiLU has no step between its Sigmoid and its Mul
 """
 
 import numpy as np
-from graph import Graph, quantize_bias, quantize_per_channel
+from graph import Graph, least_weight_scale, quantize_bias, quantize_per_channel
 
 HIDDEN, N_CLASSES, IMAGENET_CLASSES = 1024, 2, 1000
 # (byte - mean) / std, so that the first step gives back the byte.
@@ -65,9 +65,10 @@ class Builder:
         if self.calibration is None:
             weight_name = self.graph.constant(f"{name}.weight", np.float32(weight))
             return [weight_name, self.graph.constant(f"{name}.bias", np.float32(bias))]
-        integers, scale = quantize_per_channel(weight)
+        input_scale = self.step_of[source]["scale"]
         bias = bias + np.asarray(self.calibration.get("bias_shift", {}).get(name, 0.0))
-        bias_scale = np.float32(self.step_of[source]["scale"]) * scale
+        integers, scale = quantize_per_channel(weight, least_weight_scale(bias, input_scale))
+        bias_scale = np.float32(input_scale) * scale
         weight_name = self.graph.dequantized(f"{name}.weight", integers, scale)
         return [weight_name, self.graph.dequantized(f"{name}.bias", quantize_bias(bias, bias_scale), bias_scale)]
 

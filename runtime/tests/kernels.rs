@@ -105,7 +105,9 @@ fn a_resnet18_gives_the_same_bytes() {
 
 #[test]
 fn mtcnn_gives_the_same_bytes() {
-    ["pnet", "rnet", "onet"].map(compare);
+    for net in ["pnet", "rnet", "onet"] {
+        compare(net);
+    }
 }
 
 /// Faces of clips: every set of kernels against each other. `CANDOR_TEST_CROPS` says how many, 16 unless told; too

@@ -24,6 +24,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -52,7 +53,8 @@ class Engine:
         self.name = name
         # NumPy's own threads spin for a while after it is loaded.
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"} | (environment or {})
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.stderr = tempfile.TemporaryFile("w+")
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.stderr}
         self.process = subprocess.Popen(list(map(str, command)), text=True, env=environment, **pipes)
         self.wall_s, self.cpu_s = [], []
         self.ask(1)
@@ -69,7 +71,11 @@ class Engine:
                 answer = self.process.stdout.readline()
             return float(answer)
         except (OSError, ValueError) as error:
-            raise EngineError(f"{self.name}: ended or answered no number") from error
+            self.process.kill()
+            self.process.wait()
+            self.stderr.seek(0)
+            said = self.stderr.read().splitlines()[-1:] or ["nothing"]
+            raise EngineError(f"{self.name}: ended or answered no number, and said {said[0]}") from error
 
     def used_s(self):
         """Return the CPU time of all of the process's threads."""
@@ -125,6 +131,8 @@ def measured(model, n_threads, args):
             engines.append(Engine(name, command, environment))
         except (EngineError, OSError) as error:
             print(f"left out, {model}: {error}", file=sys.stderr)
+    if not engines:
+        return []
     for round_idx in range(args.rounds):
         first = round_idx % len(engines)
         for engine in engines[first:] + engines[:first]:

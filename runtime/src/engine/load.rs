@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use prost::Message as _;
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::format_err;
@@ -74,8 +75,8 @@ pub(super) fn declared_input(name: &str, onnx: &[u8]) -> Result<Vec<usize>, Engi
     })
 }
 
-fn decode(mut onnx: &[u8]) -> TractResult<pb::ModelProto> {
-    let proto = tract_onnx::onnx().proto_model_for_read(&mut onnx)?;
+fn decode(onnx: &[u8]) -> TractResult<pb::ModelProto> {
+    let proto = pb::ModelProto::decode(onnx)?;
     let graph = proto.graph.as_ref().ok_or_else(|| format_err!("the file has no graph"))?;
     if graph.node.len() > MAX_NODES {
         return Err(format_err!("expected at most {MAX_NODES} nodes, found {}", graph.node.len()));

@@ -83,13 +83,10 @@ pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
     }
 }
 
-/// `body` for each `index` below `n`, which is known when compiled and at most 16, written out: the compiler
-/// unrolls loops of that many vectors too late to keep the vectors in registers.
+/// `body` for each of the numbers that is below `n`, which is known when compiled, written out: the compiler
+/// unrolls loops over many vectors too late to keep the vectors in registers.
 macro_rules! unrolled {
-    ($index:ident < $n:expr => $body:block) => {
-        unrolled!($index < $n => $body; 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    ($index:ident < $n:expr => $body:block; $($at:literal)*) => {
+    ($index:ident in $($at:literal)*, < $n:expr => $body:block) => {
         $(if $at < $n {
             let $index: usize = $at;
             $body

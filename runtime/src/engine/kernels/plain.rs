@@ -68,6 +68,8 @@ pub(in crate::engine) unsafe fn gate(
     let dst = unsafe { std::slice::from_raw_parts_mut(dst, n_pixels * pixel_bytes) };
     let (x_zero, gate_zero) = (i32::from(numbers.x_zero), i32::from(numbers.gate_zero));
     for (dst, x) in dst.chunks_exact_mut(pixel_bytes).zip(x.chunks_exact(pixel_bytes)) {
+        // One length for all three, so that the loop needs no checks.
+        let (x, gate) = (&x[..dst.len()], &gate[..dst.len()]);
         for ((dst, &x), &gate) in dst.iter_mut().zip(x).zip(gate) {
             let product = (i32::from(x) - x_zero) * (i32::from(gate) - gate_zero);
             #[expect(clippy::cast_precision_loss, reason = "below 2^17")]
@@ -83,10 +85,26 @@ pub(in crate::engine) unsafe fn gate(
 /// `x` is `n_pixels` times `sums.len()` bytes to read.
 #[inline(always)]
 pub(in crate::engine) unsafe fn sum(x: *const u8, n_pixels: usize, sums: &mut [i32]) {
+    /// Channels whose sums stay in registers while the pixels pass by.
+    const BLOCK: usize = 64;
+    let pixel_bytes = sums.len();
     // SAFETY: the caller's promise.
-    let x = unsafe { std::slice::from_raw_parts(x, n_pixels * sums.len()) };
-    for pixel in x.chunks_exact(sums.len().max(1)) {
-        for (sum, &q) in sums.iter_mut().zip(pixel) {
+    let x = unsafe { std::slice::from_raw_parts(x, n_pixels * pixel_bytes) };
+    let mut blocks = sums.chunks_exact_mut(BLOCK);
+    let mut first = 0;
+    for sums in &mut blocks {
+        let mut block = [0i32; BLOCK];
+        for pixel in x.chunks_exact(pixel_bytes) {
+            for (sum, &q) in block.iter_mut().zip(&pixel[first..first + BLOCK]) {
+                *sum += i32::from(q);
+            }
+        }
+        sums.iter_mut().zip(block).for_each(|(sum, part)| *sum += part);
+        first += BLOCK;
+    }
+    let rest = blocks.into_remainder();
+    for pixel in x.chunks_exact(pixel_bytes.max(1)) {
+        for (sum, &q) in rest.iter_mut().zip(&pixel[first..]) {
             *sum += i32::from(q);
         }
     }
@@ -110,7 +128,7 @@ pub(in crate::engine) unsafe fn max(x: *const u8, dst: *mut u8, n_bytes: usize) 
 /// dst = round(x / scale) of 1 to 4 planes, side by side in pixels of 4 bytes.
 ///
 /// # Safety
-/// `planes` are `n_pixels` values each, `dst` is 4 times as many bytes to write.
+/// `planes` are `n_pixels` values each, `dst` is 4 times as many bytes to write, from a multiple of 4 on.
 #[inline(always)]
 pub(in crate::engine) unsafe fn quantize4(
     scale: f32,
@@ -120,12 +138,21 @@ pub(in crate::engine) unsafe fn quantize4(
     n_pixels: usize,
 ) {
     // SAFETY: the caller's promise.
-    let dst = unsafe { std::slice::from_raw_parts_mut(dst, 4 * n_pixels) };
-    for (channel, &plane) in planes.iter().enumerate().take(4) {
-        // SAFETY: the caller's promise.
-        let plane = unsafe { std::slice::from_raw_parts(plane, n_pixels) };
-        for (dst, &x) in dst.chunks_exact_mut(4).zip(plane) {
-            dst[channel] = range.round(x / scale);
+    let plane = |idx: usize| unsafe { std::slice::from_raw_parts(planes[idx], n_pixels) };
+    // SAFETY: the caller's promise.
+    let dst = unsafe { std::slice::from_raw_parts_mut(dst.cast::<u32>(), n_pixels) };
+    let byte = |x: f32| u32::from(range.round(x / scale));
+    if planes.len() == 3 {
+        let (red, green, blue) = (plane(0), plane(1), plane(2));
+        for (((dst, &r), &g), &b) in dst.iter_mut().zip(red).zip(green).zip(blue) {
+            *dst = (byte(r) | byte(g) << 8 | byte(b) << 16).to_le();
+        }
+        return;
+    }
+    dst.fill(0);
+    for channel in 0..planes.len().min(4) {
+        for (dst, &x) in dst.iter_mut().zip(plane(channel)) {
+            *dst |= (byte(x) << (8 * channel)).to_le();
         }
     }
 }

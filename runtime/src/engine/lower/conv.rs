@@ -8,6 +8,9 @@ use crate::engine::steps::{Tensor, Window};
 /// Largest |sum| and |rounded value| that a kernel may meet; leaves room for a kernel's own offsets.
 const SUM_LIMIT: f64 = (1u64 << 30) as f64;
 
+/// Most bits that a channel's numbers are made coarser by.
+const MOST_COARSER: u8 = 40;
+
 /// Where i8 weights are, with a scale for each output channel.
 #[derive(Clone, Debug)]
 pub(super) struct Weights {
@@ -77,37 +80,47 @@ impl Product {
         self.weights.shape[0]
     }
 
-    /// The i32 bias of each output channel with the source's zero point folded in.
-    fn folded_bias(&self, source: &Tensor, values: &[i8]) -> Result<Vec<i32>, Refusal> {
+    /// The i32 bias of each output channel with the source's zero point folded in, and how many bits its
+    /// numbers were made coarser by, which is none where its sums fit into [`SUM_LIMIT`].
+    ///
+    /// Exporters give a channel of almost no weight a tiny scale, in which its bias is huge. Such a channel
+    /// keeps its bias to 30 bits, and its weights, which hardly count beside it, lose some of theirs.
+    fn folded_bias(&self, source: &Tensor, values: &mut [i8]) -> Result<(Vec<i32>, Vec<u8>), Refusal> {
         let n_taps = values.len() / self.n_out().max(1);
-        let mut folded = Vec::with_capacity(self.n_out());
-        for channel in 0..self.n_out() {
-            let weights = &values[channel * n_taps..][..n_taps];
+        let (mut folded, mut coarser) = (Vec::with_capacity(self.n_out()), vec![0; self.n_out()]);
+        for (channel, weights) in values.chunks_exact_mut(n_taps.max(1)).enumerate() {
             let step = f64::from(source.scale) * f64::from(self.weights.scales[channel]);
-            let own = match &self.bias {
+            let mut own = match &self.bias {
                 Bias::None => 0.0,
-                Bias::Floats(values) => (f64::from(values[channel]) / step).round_ties_even(),
+                Bias::Floats(values) => f64::from(values[channel]) / step,
                 Bias::Ints(values, scales) => {
                     let ratio = f64::from(scales[channel]) / step;
                     // The exporter's own product of the two scales, give or take its rounding.
                     let is_same = (ratio - 1.0).abs() < 1e-5;
-                    let value = f64::from(values[channel]);
-                    if is_same { value } else { (value * ratio).round_ties_even() }
+                    f64::from(values[channel]) * if is_same { 1.0 } else { ratio }
                 }
             };
-            let sum: i64 = weights.iter().map(|&w| i64::from(w)).sum();
-            let magnitude: i64 = weights.iter().map(|&w| i64::from(w).abs()).sum();
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            let bias = own - (sum * i64::from(source.zero)) as f64;
-            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-            let largest = bias.abs() + (255 * magnitude) as f64;
-            if largest.is_nan() || largest >= SUM_LIMIT {
-                return Err("its sums don't fit into 31 bits".into());
+            loop {
+                let sum: i64 = weights.iter().map(|&w| i64::from(w)).sum();
+                let magnitude: i64 = weights.iter().map(|&w| i64::from(w).abs()).sum();
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                let bias = own.round_ties_even() - (sum * i64::from(source.zero)) as f64;
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+                let largest = bias.abs() + (255 * magnitude) as f64;
+                if largest < SUM_LIMIT {
+                    #[expect(clippy::cast_possible_truncation, reason = "bounded by SUM_LIMIT")]
+                    folded.push(bias as i32);
+                    break;
+                }
+                if largest.is_nan() || coarser[channel] == MOST_COARSER {
+                    return Err("its sums don't fit into 31 bits".into());
+                }
+                coarser[channel] += 1;
+                own /= 2.0;
+                weights.iter_mut().for_each(|w| *w /= 2);
             }
-            #[expect(clippy::cast_possible_truncation, reason = "bounded by SUM_LIMIT")]
-            folded.push(bias as i32);
         }
-        Ok(folded)
+        Ok((folded, coarser))
     }
 
     /// What is multiplied with each channel's sum, and what becomes of it.
@@ -115,14 +128,17 @@ impl Product {
         &self,
         source: &Tensor,
         values: &[i8],
-        bias: &[i32],
+        (bias, coarser): (&[i32], &[u8]),
         to: &To,
     ) -> Result<(Vec<f32>, Finish), Refusal> {
         // In the order in which ONNX Runtime computes it.
-        let multipliers: Vec<f32> = match to {
+        let mut multipliers: Vec<f32> = match to {
             To::Bytes { scale, .. } => self.weights.scales.iter().map(|w| source.scale * w / scale).collect(),
             To::Floats => self.weights.scales.iter().map(|w| source.scale * w).collect(),
         };
+        for (multiplier, &bits) in multipliers.iter_mut().zip(coarser) {
+            *multiplier *= (1u64 << bits) as f32;
+        }
         if !multipliers.iter().all(|m| m.is_finite() && *m > 0.0) {
             return Err("a scale is no positive number".into());
         }
@@ -158,7 +174,9 @@ impl Product {
     }
 
     /// What kernels pack; `values` are the weights, output channels first.
-    pub(super) fn conv(&self, source: &Tensor, values: &[i8], to: &To) -> Result<Conv, Refusal> {
+    pub(super) fn conv(&self, source: &Tensor, mut values: Vec<i8>, to: &To) -> Result<Conv, Refusal> {
+        let (bias, coarser) = self.folded_bias(source, &mut values)?;
+        let (multipliers, finish) = self.finish(source, &values, (&bias, &coarser), to)?;
         let [n_out, n_in, rows, columns] = self.weights.shape;
         let pixel_bytes = source.pixel_bytes;
         let is_single = rows * columns == 1;
@@ -170,21 +188,24 @@ impl Product {
             let (channel, out) = (rest % n_in, rest / n_in);
             weights[(out * rows + row) * row_bytes + column * pixel_bytes + channel] = w;
         }
-        let bias = self.folded_bias(source, values)?;
-        let (multipliers, finish) = self.finish(source, values, &bias, to)?;
         Ok(Conv { n_out, n_rows: rows, row_bytes, weights, bias, multipliers, finish })
     }
 
     /// What kernels pack for a depthwise convolution.
-    pub(super) fn depthwise(&self, source: &Tensor, values: &[i8], to: &To) -> Result<Depthwise, Refusal> {
+    pub(super) fn depthwise(
+        &self,
+        source: &Tensor,
+        mut values: Vec<i8>,
+        to: &To,
+    ) -> Result<Depthwise, Refusal> {
+        let (bias, coarser) = self.folded_bias(source, &mut values)?;
+        let (multipliers, finish) = self.finish(source, &values, (&bias, &coarser), to)?;
         let [n_channels, _, side, _] = self.weights.shape;
         let n_taps = side * side;
         let mut weights = vec![0; n_taps * n_channels];
         for (at, &w) in values.iter().enumerate() {
             weights[at % n_taps * n_channels + at / n_taps] = w;
         }
-        let bias = self.folded_bias(source, values)?;
-        let (multipliers, finish) = self.finish(source, values, &bias, to)?;
         Ok(Depthwise { n_channels, side, weights, bias, multipliers, finish })
     }
 }

@@ -219,6 +219,7 @@ impl<'a> Lowering<'a> {
             return Ok(*level);
         }
         let Some((&name, value)) = self.values.get_key_value(name) else { return Ok(0) };
+        let value = value.clone();
         match value.clone() {
             Value::Float { level } => Ok(level),
             Value::Real(view) => {
@@ -233,13 +234,6 @@ impl<'a> Lowering<'a> {
                 });
                 Ok(self.give(name, region))
             }
-            Value::Product { of, product, clip, is_flat }
-                if clip == Clip::NONE && product.slopes.is_none() =>
-            {
-                let part = self.floats_of(name, of, &product)?;
-                self.values.insert(name, Value::Part(part.clone(), is_flat));
-                Ok(self.emit(name, part, is_flat))
-            }
             Value::Part(part, is_flat) => Ok(self.emit(name, part, is_flat)),
             Value::Constant { .. }
             | Value::Bytes(_)
@@ -249,6 +243,14 @@ impl<'a> Lowering<'a> {
             | Value::Gate(..)
             | Value::Mean(_)
             | Value::Max(..) => {
+                if let Value::Product { of, product, clip, is_flat } = &value
+                    && *clip == Clip::NONE
+                    && product.slopes.is_none()
+                    && let Ok(part) = self.floats_of(name, *of, product)
+                {
+                    self.values.insert(name, Value::Part(part.clone(), *is_flat));
+                    return Ok(self.emit(name, part, *is_flat));
+                }
                 let idx = self.makers.get(name).copied().ok_or_else(|| format!("{name}: made by no node"))?;
                 if !matches!(value, Value::Constant { .. }) {
                     let node = &self.graph.node[idx];
@@ -337,9 +339,9 @@ impl<'a> Lowering<'a> {
         let source = &self.tensors[of.tensor];
         let values = product.weights.values(&self.constants)?;
         let packed = if product.is_depthwise {
-            self.kernels.pack_depthwise(&product.depthwise(source, &values, to)?)
+            self.kernels.pack_depthwise(&product.depthwise(source, values, to)?)
         } else {
-            self.kernels.pack_conv(&product.conv(source, &values, to)?)
+            self.kernels.pack_conv(&product.conv(source, values, to)?)
         };
         // The file's copy goes as soon as nothing else can want it, so that only one copy of the weights of
         // a network is held while it is loaded.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::finish::{Cut, Numbers, Rest, floats, round, store};
+use super::finish::{Cut, Numbers, Rest, floats, store};
 use super::{GROUP, load};
 use crate::engine::kernels::blocks::{self, Blocks, unrolled};
 use crate::engine::kernels::{Conv, ConvRun, Finish, Packed, Range8, Tile};
@@ -101,7 +101,7 @@ unsafe fn tile<const PIXELS: usize, const GROUPS: usize>(job: &Job, pixels: &Til
                 *taps = unsafe { load(weights) };
                 weights = weights.wrapping_add(64);
             }
-            unrolled!(pixel < PIXELS => {
+            unrolled!(pixel in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15, < PIXELS => {
                 let from = row.wrapping_add(pixel * job.src_step_bytes + 4 * four);
                 // SAFETY: the caller's promise: 4 bytes of a row of taps.
                 let bytes = _mm512_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() });
@@ -137,20 +137,17 @@ unsafe fn finish<const PIXELS: usize, const GROUPS: usize>(
     range: Range8,
     sums: &[[__m512i; GROUPS]; PIXELS],
 ) {
-    // SAFETY: a block has that many groups.
-    let multipliers = unsafe { job.numbers.multipliers::<GROUPS>() };
-    // SAFETY: a block has that many groups.
-    let slopes = unsafe { job.numbers.slopes::<GROUPS>() };
     let cut = Cut::new(range);
     // Four vectors are packed to one of bytes: of four pixels, two or one.
     let n_together = [4, 2, 1, 1][GROUPS - 1];
-    unrolled!(pack < PIXELS.div_ceil(n_together) => {
+    unrolled!(pack in 0 1 2 3 4 5 6 7, < PIXELS.div_ceil(n_together) => {
         let first = pack * n_together;
         let mut v = [_mm512_setzero_si512(); 4];
         for (at, v) in v.iter_mut().enumerate() {
             let (pixel, group) = (first + at / GROUPS, at % GROUPS);
             if at < n_together * GROUPS && pixel < PIXELS {
-                *v = round(sums[pixel][group], multipliers[group], slopes.map(|s| s[group]));
+                // SAFETY: a block has as many groups.
+                *v = unsafe { job.numbers.round(group, sums[pixel][group]) };
             }
         }
         let q = cut.bytes(v);
@@ -197,5 +194,12 @@ unsafe fn finish<const PIXELS: usize, const GROUPS: usize>(
         }
     });
     // SAFETY: the caller's promise: the block's groups of each pixel.
-    unsafe { job.rest.apply(&pixels.dst[..PIXELS], &pixels.residual[..PIXELS], job.channel, GROUPS) };
+    unsafe {
+        job.rest.apply(
+            PIXELS,
+            GROUPS,
+            |pixel| pixels.dst[pixel].wrapping_add(job.channel),
+            |pixel| pixels.residual[pixel].wrapping_add(job.channel),
+        );
+    };
 }

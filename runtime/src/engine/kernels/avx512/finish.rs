@@ -25,50 +25,25 @@ impl Numbers {
         }
     }
 
-    /// Multipliers of the first `N` groups.
+    /// Steps 1 and 2 of the numbers and the rounding of 3 for the sums of a group. The factors are read each
+    /// time: they would only push sums out of registers.
     ///
     /// # Safety
-    /// There are so many.
+    /// There is such a group.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn multipliers<const N: usize>(&self) -> [__m512; N] {
-        let mut found = [_mm512_setzero_ps(); N];
-        for (group, found) in found.iter_mut().enumerate() {
+    pub(super) unsafe fn round(&self, group: usize, sums: __m512i) -> __m512i {
+        // SAFETY: the caller's promise; numbers are padded to whole groups.
+        let multiplier = unsafe { load_ps(self.multipliers.wrapping_add(group * GROUP)) };
+        let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
+        if !self.slopes.is_null() {
             // SAFETY: the caller's promise; numbers are padded to whole groups.
-            *found = unsafe { load_ps(self.multipliers.wrapping_add(group * GROUP)) };
+            let slope = unsafe { load_ps(self.slopes.wrapping_add(group * GROUP)) };
+            let is_negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(v, _mm512_setzero_ps());
+            v = _mm512_mask_mul_ps(v, is_negative, v, slope);
         }
-        found
+        _mm512_cvtps_epi32(v)
     }
-
-    /// Slopes of the first `N` groups, where there are any.
-    ///
-    /// # Safety
-    /// There are so many.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn slopes<const N: usize>(&self) -> Option<[__m512; N]> {
-        if self.slopes.is_null() {
-            return None;
-        }
-        let mut found = [_mm512_setzero_ps(); N];
-        for (group, found) in found.iter_mut().enumerate() {
-            // SAFETY: the caller's promise; numbers are padded to whole groups.
-            *found = unsafe { load_ps(self.slopes.wrapping_add(group * GROUP)) };
-        }
-        Some(found)
-    }
-}
-
-/// Steps 1 and 2 of the numbers, and the rounding of 3.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn round(sums: __m512i, multiplier: __m512, slope: Option<__m512>) -> __m512i {
-    let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
-    if let Some(slope) = slope {
-        let is_negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(v, _mm512_setzero_ps());
-        v = _mm512_mask_mul_ps(v, is_negative, v, slope);
-    }
-    _mm512_cvtps_epi32(v)
 }
 
 /// A [`Range8`] in every lane.
@@ -190,7 +165,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// Applies it to the block of `n_groups` groups from byte `first` of some pixels on.
+    /// Applies it to a block of `n_groups` groups of some pixels.
     ///
     /// # Safety
     /// The block is the caller's to read and to write in `dst`, and with a residual to read in `residual`.
@@ -198,28 +173,28 @@ impl<'a> Rest<'a> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     pub(super) unsafe fn apply(
         &self,
-        dst: &[*mut u8],
-        residual: &[*const u8],
-        first: usize,
+        n_pixels: usize,
         n_groups: usize,
+        dst: impl Fn(usize) -> *mut u8,
+        residual: impl Fn(usize) -> *const u8,
     ) {
         match self {
             Rest::None => {}
             Rest::Table(table) => {
-                for dst in dst {
-                    for at in first..first + n_groups * GROUP {
+                for pixel in 0..n_pixels {
+                    for at in 0..n_groups * GROUP {
                         // SAFETY: the caller's promise.
-                        unsafe { look_up(table, dst.wrapping_add(at)) };
+                        unsafe { look_up(table, dst(pixel).wrapping_add(at)) };
                     }
                 }
             }
             Rest::TableVbmi(table) => {
                 // SAFETY: the caller's promise; `new` has seen that the processor has VBMI.
-                unsafe { look_up_vbmi(table, dst, first, n_groups) };
+                unsafe { look_up_vbmi(table, n_pixels, n_groups, dst) };
             }
             Rest::Residual(own, sum) => {
                 // SAFETY: the caller's promise.
-                unsafe { add(*own, *sum, dst, residual, first, n_groups) };
+                unsafe { add(*own, *sum, n_pixels, n_groups, dst, residual) };
             }
         }
     }
@@ -242,14 +217,14 @@ unsafe fn look_up(table: &[u8; 256], q: *mut u8) {
 /// # Safety
 /// As for [`Rest::apply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
-unsafe fn look_up_vbmi(table: &[u8; 256], dst: &[*mut u8], first: usize, n_groups: usize) {
+unsafe fn look_up_vbmi(table: &[u8; 256], n_pixels: usize, n_groups: usize, dst: impl Fn(usize) -> *mut u8) {
     let mut quarters = [_mm512_setzero_si512(); 4];
     for (quarter, entries) in quarters.iter_mut().zip(table.as_chunks::<64>().0) {
         // SAFETY: 64 entries.
         *quarter = unsafe { _mm512_loadu_si512(entries.as_ptr().cast()) };
     }
-    for dst in dst {
-        let dst = dst.wrapping_add(first);
+    for pixel in 0..n_pixels {
+        let dst = dst(pixel);
         // SAFETY: the caller's promise.
         let q = unsafe { load_groups(dst, n_groups) };
         let low = _mm512_permutex2var_epi8(quarters[0], q, quarters[1]);
@@ -268,10 +243,10 @@ unsafe fn look_up_vbmi(table: &[u8; 256], dst: &[*mut u8], first: usize, n_group
 unsafe fn add(
     own: Range8,
     residual: Residual,
-    dst: &[*mut u8],
-    others: &[*const u8],
-    first: usize,
+    n_pixels: usize,
     n_groups: usize,
+    dst: impl Fn(usize) -> *mut u8,
+    other: impl Fn(usize) -> *const u8,
 ) {
     let scaled = |q: __m128i, zero: __m512i, scale: __m512| {
         let shifted = _mm512_sub_epi32(_mm512_cvtepu8_epi32(q), zero);
@@ -283,14 +258,13 @@ unsafe fn add(
     let sum_zero = _mm512_set1_epi32(i32::from(residual.sum.zero));
     let (min, max) =
         (_mm512_set1_epi32(i32::from(residual.sum.min)), _mm512_set1_epi32(i32::from(residual.sum.max)));
-    for (dst, other) in dst.iter().zip(others) {
+    for pixel in 0..n_pixels {
         for group in 0..n_groups {
-            let at = first + group * GROUP;
-            let dst = dst.wrapping_add(at);
+            let dst = dst(pixel).wrapping_add(group * GROUP);
             // SAFETY: the caller's promise.
             let q = unsafe { _mm_loadu_si128(dst.cast()) };
             // SAFETY: the caller's promise.
-            let r = unsafe { _mm_loadu_si128(other.wrapping_add(at).cast()) };
+            let r = unsafe { _mm_loadu_si128(other(pixel).wrapping_add(group * GROUP).cast()) };
             let t = _mm512_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
             let t = _mm512_add_epi32(_mm512_cvtps_epi32(t), sum_zero);
             let t = _mm512_min_epi32(_mm512_max_epi32(t, min), max);
