@@ -20,6 +20,8 @@
 //! it clamps.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocks;
@@ -289,6 +291,10 @@ pub(in crate::engine) fn available() -> Vec<&'static dyn Kernels> {
     #[cfg(target_arch = "x86_64")]
     if avx512::Avx512::is_detected() {
         found.push(&avx512::Avx512);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if avx2::Avx2::is_detected() {
+        found.push(&avx2::Avx2);
     }
     found.push(&scalar::Scalar);
     found
