@@ -1,7 +1,6 @@
 """Build EfficientNet classifiers (Lite0..4, B0..B5) as ONNX from one description.
 
-    python models/efficientnet.py lite0 OUT.onnx --weights CHECKPOINT.pth --quantize weights
-    python models/efficientnet.py b5 OUT.onnx --weights random --seed 5 --size 300
+    python models/zoo.py lite0 b5
 
 `input`, f32 [N,3,S,S], normalised RGB -> backbone -> 1024 -> ReLU -> `logits`, f32 [N,2]: class 0 real, class 1 fake.
 Batch normalisation is folded. The Lite family has no squeeze-and-excitation, ReLU6, and TensorFlow's "SAME" padding
@@ -10,13 +9,11 @@ Sources: Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neu
 EfficientNet-Lite changes: no SE, ReLU6, stem and head not scaled, first and last group not deepened.
 """
 
-import argparse
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from graph import Graph, quantize_per_channel, save
+from network import Builder
 from weights import read_checkpoint
 
 # kernel, stride, expansion, channels, repeats
@@ -29,7 +26,7 @@ GROUPS = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-STEM_CHANNELS, FEATURES, HIDDEN, N_CLASSES = 32, 1280, 1024, 2
+STEM_CHANNELS, FEATURES = 32, 1280
 SE_RATIO = 0.25
 BATCH_NORM_EPSILON = 1e-3
 
@@ -109,8 +106,9 @@ class RandomWeights:
 
     def __init__(self, seed, architecture):
         self.rng = np.random.default_rng(seed)
-        # Undoes what ReLU6 or SiLU leaves of a unit normal's second moment.
-        self.after_activation = math.sqrt(2.0) if architecture.lite else 1.68
+        # Undoes what ReLU6 leaves of a unit normal's second moment; for SiLU, which takes less away from large values
+        # than from small ones, less than that, or the signal grows without end.
+        self.after_activation = math.sqrt(2.0) if architecture.lite else 1.54
         self.gains = {"stem": 1.0, "features": 1.0}
         for block_idx, block in enumerate(blocks(architecture)):
             project = self.after_activation * (self.RESIDUAL_GAIN if block.residual else 1.0)
@@ -163,63 +161,80 @@ class CheckpointWeights:
         return weight * gain[:, None, None, None], bias
 
 
-class Builder:
-    """Writes layers into a graph and tracks the side of the feature map, which "SAME" padding depends on."""
+def streams(architecture):
+    """Return `{stream: (writers, readers)}`: which layers write and read each chain of residual sums.
 
-    def __init__(self, architecture, weights, size_px, quantized):
-        self.graph = Graph("efficientnet")
-        self.lite = architecture.lite
+    A stream is named after its first projection. Every sum of a stream and every projection into it have its channels.
+    """
+    found, stream = {}, None
+    for block_idx, block in enumerate(blocks(architecture)):
+        reader = f"blocks.{block_idx}.{'depthwise' if block.n_expanded == block.n_in else 'expand'}"
+        if stream:
+            found[stream][1].append(reader)
+        if not block.residual:
+            stream = f"blocks.{block_idx}.project"
+            found[stream] = ([], [])
+        found[stream][0].append(f"blocks.{block_idx}.project")
+    found[stream][1].append("features")
+    return found
+
+
+class EqualizedWeights:
+    """Other weights with each stream's channels divided by a factor, which its readers undo.
+
+    Changes nothing in exact arithmetic, as only sums lie between; it lets one scale per tensor fit all channels. Only for
+    members whose readers are all pointwise. Source: Nagel et al., "Data-Free Quantization through Weight Equalization
+    and Bias Correction" (2019).
+    """
+
+    def __init__(self, weights, architecture, factors):
         self.weights = weights
-        self.side_px = size_px
-        self.quantized = quantized
+        self.divided, self.multiplied = {}, {}
+        for stream, (writers, readers) in streams(architecture).items():
+            self.divided |= dict.fromkeys(writers, np.asarray(factors[stream]))
+            self.multiplied |= dict.fromkeys(readers, np.asarray(factors[stream]))
 
-    def parameters(self, name, shape):
-        """Add a layer's weight and bias and return their names."""
+    def layer(self, name, shape):
+        """Return (weight of `shape`, bias) in float64 for the layer called `name`."""
         weight, bias = self.weights.layer(name, shape)
-        if self.quantized:
-            weight_name = self.graph.dequantized(f"{name}.weight", *quantize_per_channel(weight))
-        else:
-            weight_name = self.graph.constant(f"{name}.weight", np.float32(weight))
-        return [weight_name, self.graph.constant(f"{name}.bias", np.float32(bias))]
+        if name in self.multiplied:
+            weight = weight * self.multiplied[name][None, :, None, None]
+        if name in self.divided:
+            factor = self.divided[name]
+            weight, bias = weight / factor[:, None, None, None], bias / factor
+        return weight, bias
+
+
+class EfficientNet(Builder):
+    """Adds the family's parts."""
+
+    def __init__(self, name, architecture, weights, size_px, calibration):
+        super().__init__(name, weights, size_px, calibration)
+        self.lite = architecture.lite
+        self.activation = self.relu6 if self.lite else self.silu
 
     def pads(self, kernel_px, stride):
-        """Return (before, after) for one axis and step the side past the layer."""
-        n_out = -(-self.side_px // stride)
-        total = kernel_px - 1
-        if self.lite:
-            total = max((n_out - 1) * stride + kernel_px - self.side_px, 0)
-        self.side_px = n_out
+        """Return (before, after) for one axis and move the side past the layer."""
+        side_px = self.side_px
+        symmetric = super().pads(kernel_px, stride)
+        if not self.lite:
+            return symmetric
+        total = max((self.side_px - 1) * stride + kernel_px - side_px, 0)
         return total // 2, total - total // 2
 
-    def convolution(self, source, name, n_out, n_in, kernel_px=1, stride=1, groups=1):
-        before, after = self.pads(kernel_px, stride)
-        return self.graph.node(
-            "Conv",
-            [source, *self.parameters(name, (n_out, n_in // groups, kernel_px, kernel_px))],
-            name,
-            kernel_shape=[kernel_px] * 2,
-            strides=[stride] * 2,
-            pads=[before, before, after, after],
-            group=groups,
-        )
-
-    def activation(self, source):
-        if self.lite:
-            return self.graph.node("Clip", [source, "zero", "six"], f"{source}.relu6")
-        gate = self.graph.node("Sigmoid", [source], f"{source}.sigmoid")
-        return self.graph.node("Mul", [source, gate], f"{source}.silu")
-
     def squeeze_excite(self, source, name, block):
+        """Multiply each channel by a gate made of all channels' means."""
         side_px = self.side_px
+        squeezed = self.mean(source, f"{name}.se_pool")
         self.side_px = 1
-        squeezed = self.graph.node("GlobalAveragePool", [source], f"{name}.se_pool")
         squeezed = self.convolution(squeezed, f"{name}.se_reduce", block.n_squeezed, block.n_expanded)
         squeezed = self.convolution(self.activation(squeezed), f"{name}.se_expand", block.n_expanded, block.n_squeezed)
-        gate = self.graph.node("Sigmoid", [squeezed], f"{name}.se_gate")
+        gate = self.step(self.graph.node("Sigmoid", [self.step(squeezed)], f"{name}.se_gate"))
         self.side_px = side_px
-        return self.graph.node("Mul", [source, gate], f"{name}.se")
+        return self.step(self.graph.node("Mul", [source, gate], f"{name}.se"))
 
     def block(self, source, name, block):
+        """Add one inverted residual block."""
         inner = source
         if block.n_expanded != block.n_in:
             inner = self.activation(self.convolution(inner, f"{name}.expand", block.n_expanded, block.n_in))
@@ -227,63 +242,27 @@ class Builder:
         inner = self.activation(self.convolution(inner, f"{name}.depthwise", *depthwise))
         if block.n_squeezed:
             inner = self.squeeze_excite(inner, name, block)
-        inner = self.convolution(inner, f"{name}.project", block.n_out, block.n_expanded)
+        inner = self.step(self.convolution(inner, f"{name}.project", block.n_out, block.n_expanded))
         if block.residual:
-            inner = self.graph.node("Add", [inner, source], f"{name}.sum")
+            inner = self.step(self.graph.node("Add", [inner, source], f"{name}.sum"))
         return inner
 
-    def dense(self, source, name, n_out, n_in, output=None):
-        return self.graph.node("Gemm", [source, *self.parameters(name, (n_out, n_in))], output or name, transB=1)
 
+def build(member, weights, size_px=None, calibration=None, imagenet=False):
+    """Return the finished `Builder` of `member` (a key of ARCHITECTURES) with `weights` (an object with `layer`).
 
-def build(member, weights, size_px=None, quantized=False, imagenet=False):
-    """Return the ONNX model of `member` (a key of ARCHITECTURES) with `weights` (an object with `layer`).
-
-    `quantized` stores weights as i8 per output channel, computed in float. `imagenet` ends in the checkpoint's own
-    1000 classes instead of the detector's head, to check a backbone.
+    With a `calibration` it is int8, else float. `imagenet` ends in the checkpoint's own 1000 classes instead of the
+    detector's head, to check a backbone.
     """
     architecture = ARCHITECTURES[member]
     size_px = size_px or architecture.size_px
-    builder = Builder(architecture, weights, size_px, quantized)
-    graph = builder.graph
-    if architecture.lite:
-        graph.constant("zero", np.float32(0))
-        graph.constant("six", np.float32(6))
+    network = EfficientNet(f"EfficientNet {member}", architecture, weights, size_px, calibration)
     n_stem, n_features = stem_and_features(architecture)
-    flow = builder.activation(builder.convolution("input", "stem", n_stem, 3, 3, 2))
+    flow = network.activation(network.convolution(network.input(), "stem", n_stem, 3, 3, 2))
     n_channels = n_stem
     for block_idx, block in enumerate(blocks(architecture)):
-        flow = builder.block(flow, f"blocks.{block_idx}", block)
+        flow = network.block(flow, f"blocks.{block_idx}", block)
         n_channels = block.n_out
-    flow = builder.activation(builder.convolution(flow, "features", n_features, n_channels))
-    flow = graph.node("Flatten", [graph.node("GlobalAveragePool", [flow], "pool")], "flat", axis=1)
-    n_classes = 1000 if imagenet else N_CLASSES
-    if imagenet:
-        builder.dense(flow, "imagenet", n_classes, n_features, "logits")
-    else:
-        flow = graph.node("Relu", [builder.dense(flow, "hidden", HIDDEN, n_features)], "hidden.relu")
-        builder.dense(flow, "classes", n_classes, HIDDEN, "logits")
-    doc = f"EfficientNet {member}, {size_px} px" + (", i8 weights" if quantized else "")
-    return graph.model({"input": ["N", 3, size_px, size_px]}, {"logits": ["N", n_classes]}, doc)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("member", choices=ARCHITECTURES)
-    parser.add_argument("onnx", type=Path)
-    parser.add_argument("--weights", default="random", help="a checkpoint's path, or random")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights and of the classifier's")
-    parser.add_argument("--size", type=int, help="input side in px; the member's own by default")
-    parser.add_argument("--quantize", choices=["weights"], help="store the weights as i8")
-    args = parser.parse_args()
-    architecture = ARCHITECTURES[args.member]
-    if args.weights == "random":
-        weights = RandomWeights(args.seed, architecture)
-    else:
-        weights = CheckpointWeights(args.weights, args.seed, architecture)
-    save(build(args.member, weights, args.size, args.quantize == "weights"), args.onnx)
-    print(f"{args.onnx}: {args.onnx.stat().st_size} bytes")
-
-
-if __name__ == "__main__":
-    main()
+    flow = network.activation(network.convolution(flow, "features", n_features, n_channels))
+    network.head(flow, n_features, imagenet)
+    return network

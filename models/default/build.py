@@ -3,7 +3,8 @@
     python models/default/build.py [--into DIR]
 
 The backbone is the pinned ImageNet checkpoint; the head is seeded, with `LOGIT_GAIN` and `LOGIT_SHIFT` chosen so that
-faces score over much of 0.3 to 0.7. The same bytes come out on every run.
+faces score over much of 0.3 to 0.7. It is int8 with the numbers of calibration.json (see `calibrate.py`), and the same
+bytes come out on every run.
 """
 
 import argparse
@@ -18,10 +19,15 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import fetch
-from efficientnet import ARCHITECTURES, CheckpointWeights, build
+import ranges
+from efficientnet import ARCHITECTURES, CheckpointWeights, EqualizedWeights, build
 from graph import save
+from network import MEAN, STD
 
+CALIBRATION = HERE / "calibration.json"
 MEMBER, SIZE_PX, SEED = "lite0", 224, 1
+ARCHITECTURE = ARCHITECTURES[MEMBER]
+MARGIN = 0.3
 # Of the logits' difference over face crops.
 LOGIT_GAIN, LOGIT_SHIFT = 1.2, -0.4
 
@@ -38,6 +44,20 @@ class UntrainedHead(CheckpointWeights):
         return weight, bias
 
 
+def network(factors=None, calibration=None, imagenet=False):
+    """Return the finished builder: streams divided by `factors`, int8 with a `calibration`, else float."""
+    weights = UntrainedHead(fetch.fetch_all() / "lite0" / "lite0.pth", SEED, ARCHITECTURE)
+    if factors:
+        weights = EqualizedWeights(weights, ARCHITECTURE, factors)
+    return build(MEMBER, weights, SIZE_PX, calibration, imagenet)
+
+
+def int8(imagenet=False):
+    """Return the finished builder of the model that ships, or of its backbone with ImageNet's classes."""
+    calibration = ranges.read(CALIBRATION)
+    return network(calibration["equalize"], calibration, imagenet)
+
+
 def manifest(model):
     """Return the manifest of the bundle around the bytes of `model`."""
     return {
@@ -46,7 +66,7 @@ def manifest(model):
         "version": "0.1.0",
         "status": "untrained",
         "architecture": "EfficientNet-Lite0",
-        "input": {"size_px": SIZE_PX, "mean": [127, 127, 127], "std": [128, 128, 128], "margin": 0.3},
+        "input": {"size_px": SIZE_PX, "mean": [MEAN] * 3, "std": [STD] * 3, "margin": MARGIN},
         "score": {"temperature": 1.0, "bias": 0.0},
         "thresholds": {"real_below": 0.35, "fake_above": 0.65},
         "min_scores": 5,
@@ -60,9 +80,7 @@ def manifest(model):
 
 def build_into(into):
     """Write model.onnx and manifest.json into the folder `into`."""
-    checkpoint = fetch.fetch_all() / "lite0" / "lite0.pth"
-    weights = UntrainedHead(checkpoint, SEED, ARCHITECTURES[MEMBER])
-    save(build(MEMBER, weights, SIZE_PX, quantized=True), into / "model.onnx")
+    save(int8().model(), into / "model.onnx")
     described = manifest((into / "model.onnx").read_bytes())
     (into / "manifest.json").write_text(json.dumps(described, indent=2) + "\n")
     print(f"{into / 'model.onnx'}: {described['model']['size_bytes']} bytes, SHA-256 {described['model']['sha256']}")

@@ -9,24 +9,21 @@ convolution the mean error of its output, which the bias takes back. Rerun only 
 on ONNX Runtime's sums, whose order differs between machines; the networks built from them don't.
 """
 
-import json
-import re
 import sys
 
 import numpy as np
-import onnxruntime
 from convert import CALIBRATION, NETWORKS, REPO_REFERENCE, build, fetch, load_stages
 
 sys.path.insert(0, str(REPO_REFERENCE))
 import mtcnn as reference
 from PIL import Image
+from ranges import clipped_range, session, write
 
 SEED = 20161
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", *(f"sample{k}.jpg" for k in range(1, 7)))
 LONGER_SIDES_PX = (1280, 480)
 MIN_FACE_PX = 20
 MAX_LEVELS, MAX_CROPS, MAX_ROWS = 60, 3000, 60000
-CLIP_FRACTIONS = np.linspace(0.5, 1.0, 26)
 ZERO_FRACTIONS = np.arange(1, 192) / 255
 
 
@@ -40,13 +37,6 @@ def photos():
             frame = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
             yield frame
             yield frame[:, ::-1]
-
-
-def session(model):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def record_inputs(rng):
@@ -84,19 +74,6 @@ def channel_samples(model, taps, inputs, rng):
             flat = np.moveaxis(tensor, 1, -1).reshape(-1, tensor.shape[1])
             rows[tap].append(flat[rng.permutation(len(flat))[: -(-MAX_ROWS // len(inputs))]])
     return {tap: np.concatenate(parts).astype(np.float64) for tap, parts in rows.items()}
-
-
-def clipped_range(values):
-    """Return the (low, high) around zero whose 255 steps lose least over `values`, by mean square."""
-    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
-    if low == high:
-        return 0.0, 1e-6
-    best = (np.inf, low, high)
-    for fraction in CLIP_FRACTIONS:
-        step = (high - low) * fraction / 255
-        kept = np.clip(np.rint(values / step), np.rint(low * fraction / step), np.rint(high * fraction / step)) * step
-        best = min(best, (np.square(kept - values).mean(), low * fraction, high * fraction))
-    return best[1:]
 
 
 def shared_scale(samples, following):
@@ -173,8 +150,7 @@ def main():
     fetch.fetch_all()
     inputs = record_inputs(rng)
     found = {net: calibrate(net, inputs[net], rng) for net in NETWORKS}
-    one_line_arrays = re.sub(r"\[([^\]]*)\]", lambda array: f"[{' '.join(array[1].split())}]", json.dumps(found, indent=1))
-    CALIBRATION.write_text(one_line_arrays + "\n")
+    write(found, CALIBRATION)
 
 
 if __name__ == "__main__":

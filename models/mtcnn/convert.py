@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fetch
-from graph import Graph, quantize_per_channel, save
+from graph import Graph, quantize_bias, quantize_per_channel, save
 from weights import read_checkpoint
 
 HERE = Path(__file__).resolve().parent
@@ -134,13 +134,6 @@ def equalize(stages, factors):
         following.weight = following.weight * factor[None, :, None, None]
 
 
-def add_quantizer(graph, source, name, scale, zero_point):
-    """Add QuantizeLinear -> DequantizeLinear to u8 and return the output's name."""
-    step = [graph.constant(f"{name}.scale", np.float32(scale)), graph.constant(f"{name}.zero", np.uint8(zero_point))]
-    graph.node("QuantizeLinear", [source, *step], f"{name}.u8")
-    return graph.node("DequantizeLinear", [f"{name}.u8", *step], f"{name}.f32")
-
-
 def add_int8_convolution(graph, stage, source, input_scale, bias_shift):
     """Add a convolution with i8 weights and i32 bias over a dequantized `source`; return the output's name.
 
@@ -153,12 +146,8 @@ def add_int8_convolution(graph, stage, source, input_scale, bias_shift):
         rounded = integers * scale.astype(np.float64)[:, None, None, None]
         bias = bias - PIXEL_OFFSET * rounded.sum(axis=(1, 2, 3))
     bias_scale = np.float32(input_scale) * scale
-    limit = 2**31 - 1
-    bias_i32 = np.clip(np.rint(bias / bias_scale.astype(np.float64)), -limit, limit).astype(np.int32)
     weight = graph.dequantized(f"{stage.name}.weight", integers, scale)
-    bias_inputs = [graph.constant(f"{stage.name}.bias.i32", bias_i32), graph.constant(f"{stage.name}.bias.scale", bias_scale)]
-    bias_inputs.append(graph.constant(f"{stage.name}.bias.zero", np.zeros(len(bias_i32), np.int32)))
-    bias_name = graph.node("DequantizeLinear", bias_inputs, f"{stage.name}.bias", axis=0)
+    bias_name = graph.dequantized(f"{stage.name}.bias", quantize_bias(bias, bias_scale), bias_scale)
     return graph.node("Conv", [source, weight, bias_name], stage.name)
 
 
@@ -182,7 +171,7 @@ def build(net, calibration=None, taps=()):
     scale = 1.0
     if calibration:
         equalize(stages, calibration["equalize"])
-        source = add_quantizer(graph, source, "pixels.q", 1.0, 0)
+        source = graph.quantized(source, "pixels.q", 1.0, 0)
     stages[0].weight = stages[0].weight * PIXEL_SCALE
     for stage in stages:
         if calibration:
@@ -196,7 +185,7 @@ def build(net, calibration=None, taps=()):
         quantizer = calibration and calibration["activations"][stage.name]
         if calibration:
             scale = quantizer["scale"]
-            source = add_quantizer(graph, source, f"{stage.name}.q", **quantizer)
+            source = graph.quantized(source, f"{stage.name}.q", **quantizer)
         if stage.layer.pool_px:
             source = graph.node(
                 "MaxPool",
@@ -207,7 +196,7 @@ def build(net, calibration=None, taps=()):
                 pads=[0, 0, stage.layer.pool_pad, stage.layer.pool_pad],
             )
             if calibration:
-                source = add_quantizer(graph, source, f"{stage.name}.pool.q", **quantizer)
+                source = graph.quantized(source, f"{stage.name}.pool.q", **quantizer)
 
     side = NETWORKS[net].side_px
     shape = ["N", 3, side or "H", side or "W"]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candor::detect::{Mtcnn, Settings};
+use candor::engine::Engine;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut settings = Settings::default();
@@ -19,9 +20,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ => pictures.push(arg),
         }
     }
+    let engine = Engine::default();
     let mut detector = match networks {
-        None => Mtcnn::new(settings)?,
+        None => Mtcnn::new(&engine, settings)?,
         Some(folder) => Mtcnn::with_networks(
+            &engine,
             settings,
             &std::fs::read(folder.join("pnet.onnx"))?,
             &std::fs::read(folder.join("rnet.onnx"))?,

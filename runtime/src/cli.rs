@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use candor::config::{Config, ConfigError};
+use candor::engine::KernelSet;
 use candor::source::FrameRate;
 
 /// Says for every face in a video whether it looks synthetic.
@@ -27,6 +28,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Judge the faces of video files and pictures.
     Scan(Scan),
+    /// Time networks on this machine.
+    Bench(Bench),
 }
 
 const EXAMPLES: &str = "\
@@ -92,6 +95,12 @@ pub(crate) struct Scan {
     /// Longest time between two searches for faces, in milliseconds [default: 200].
     #[arg(long, value_name = "MS")]
     pub(crate) interval_ms: Option<u32>,
+    /// Threads that networks run on; 0 for as many as there are cores [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u8>,
+    /// Kernels that networks run with, which change the speed and nothing else [default: auto].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kernels: Option<KernelSet>,
     /// Exit with code 1 when a file has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
     pub(crate) fail_on: Option<FailOn>,
@@ -101,6 +110,53 @@ pub(crate) struct Scan {
     /// No progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  candor bench                                the built-in classifier and detector
+  candor bench --ops model.onnx               what each op of a network takes
+  candor bench --threads 4 --json             on four threads, as JSON
+  candor bench --ops --rounds 1 model.onnx    which ops compute on bytes (u8) and which in float (f32)";
+
+/// Arguments of `candor bench`.
+#[derive(Debug, Args)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub(crate) struct Bench {
+    /// ONNX files; the built-in networks without any.
+    pub(crate) networks: Vec<PathBuf>,
+    /// The input's shape, for networks that leave it open.
+    #[arg(long, value_name = "N,C,H,W", value_delimiter = ',')]
+    pub(crate) input_shape: Option<Vec<usize>>,
+    /// Also the detector's first network over the pyramid of a picture of this size.
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    pub(crate) pyramid: Option<(u32, u32)>,
+    /// Threads that networks run on; 0 for as many as there are cores.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: u8,
+    /// Kernels that networks run with.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) kernels: KernelSet,
+    /// Runs of each network.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) rounds: u16,
+    /// Show the time of each op.
+    #[arg(long)]
+    pub(crate) ops: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Read numbers from standard input, a line each; run the network that often and print the mean seconds.
+    #[arg(long)]
+    pub(crate) serve: bool,
+}
+
+/// A size as `640x360`, each side from 12 to 8192.
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides
+        .filter(|(w, h)| (12..=8192).contains(w) && (12..=8192).contains(h))
+        .ok_or_else(|| format!("expected a size like 640x360, sides from 12 to 8192, found {text}"))
 }
 
 /// Verdicts that make the exit code 1.
@@ -142,6 +198,12 @@ impl Scan {
         }
         if let Some(ms) = self.interval_ms {
             config.scan.interval_ms = ms;
+        }
+        if let Some(n) = self.threads {
+            config.engine.threads = n;
+        }
+        if let Some(set) = self.kernels {
+            config.engine.kernels = set;
         }
         config.check()?;
         Ok(config)

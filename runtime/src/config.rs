@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::detect;
+use crate::engine;
 use crate::pipeline;
 
 /// Why a configuration is refused.
@@ -29,6 +30,8 @@ pub enum ConfigError {
 pub struct Config {
     /// How faces are looked for.
     pub detect: detect::Settings,
+    /// How networks are run.
+    pub engine: engine::Settings,
     /// How often.
     pub scan: pipeline::Settings,
 }
@@ -70,6 +73,8 @@ impl Config {
             "a number between 0 and 1",
             d.keep_above.to_string(),
         )?;
+        let threads = self.engine.threads <= engine::Settings::MOST_THREADS;
+        check(threads, "engine.threads", "0..=64", self.engine.threads.to_string())?;
         let interval = (1..=60_000).contains(&s.interval_ms);
         check(interval, "scan.interval_ms", "1..=60000", s.interval_ms.to_string())
     }
@@ -100,6 +105,8 @@ mod tests {
             ("[detect]\npyramid_factor = 0.95", "detect.pyramid_factor"),
             ("[detect]\nthresholds = [0.6, 0.7, 1.0]", "detect.thresholds"),
             ("[detect]\nkeep_above = 0", "keep_above"),
+            ("[engine]\nthreads = 65", "engine.threads"),
+            ("[engine]\nkernels = \"sse\"", "sse"),
             ("[scan]\ninterval_ms = 0", "scan.interval_ms"),
         ] {
             let error = Config::from_toml(text).unwrap_err().to_string();

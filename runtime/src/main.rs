@@ -1,6 +1,8 @@
 //! `candor`: arguments -> settings -> bundle -> scan -> exit code.
 
+mod bench;
 mod cli;
+mod memory;
 mod scan;
 
 use std::process::ExitCode;
@@ -21,5 +23,6 @@ fn main() -> ExitCode {
         .init();
     match cli.command {
         cli::Command::Scan(args) => scan::run(&args),
+        cli::Command::Bench(args) => bench::run(&args),
     }
 }

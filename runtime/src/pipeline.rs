@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, Manifest};
 use crate::classify::Classifier;
 use crate::detect::{self, Mtcnn};
-use crate::engine::EngineError;
+use crate::engine::{Engine, EngineError};
 use crate::frame::Frame;
 use crate::gallery::{Album, Gallery, Sample};
 use crate::geom::Rect;
@@ -139,12 +139,17 @@ impl Scanner {
     ///
     /// # Errors
     /// [`EngineError`] when one can't be loaded.
-    pub fn new(detect: detect::Settings, settings: Settings, bundle: &Bundle) -> Result<Self, EngineError> {
+    pub fn new(
+        engine: &Engine,
+        detect: detect::Settings,
+        settings: Settings,
+        bundle: &Bundle,
+    ) -> Result<Self, EngineError> {
         let manifest = bundle.manifest().clone();
         Ok(Scanner {
             settings,
-            detector: Mtcnn::new(detect)?,
-            classifier: Classifier::new(&manifest, bundle.model())?,
+            detector: Mtcnn::new(engine, detect)?,
+            classifier: Classifier::new(engine, &manifest, bundle.model())?,
             manifest,
         })
     }
@@ -216,10 +221,11 @@ impl Scanner {
                     let input = &self.manifest.input;
                     let crop = watch
                         .time(Stage::Crop, || cropper.crop(&picture, &bbox, input.margin, input.size_px));
-                    let mut sample = Sample { pts_ns: frame.pts_ns, bbox, crop, score: None };
+                    let mut sample = [Sample { pts_ns: frame.pts_ns, bbox, crop, score: None }];
                     if observer.wants_running_scores() {
                         self.score(&mut sample, &mut watch)?;
                     }
+                    let [sample] = sample;
                     gallery.keep(track_id, sample);
                 }
                 let scores = gallery.album(track_id).map(Album::running_scores).unwrap_or_default();
@@ -251,9 +257,7 @@ impl Scanner {
         let (track_id, start_ns, end_ns) = (album.track_id, album.start_ns, album.end_ns);
         let last_bbox = album.bbox;
         let mut samples = album.into_window();
-        for sample in &mut samples {
-            self.score(sample, watch)?;
-        }
+        self.score(&mut samples, watch)?;
         let scores: Vec<f32> = samples.iter().filter_map(|s| s.score).collect();
         let rules: Rules = self.manifest.rules();
         let judgement = judge_face(&scores, is_still, &rules);
@@ -261,9 +265,13 @@ impl Scanner {
         Ok(Face { track_id, judgement, samples, start_ns, end_ns, bbox })
     }
 
-    fn score(&mut self, sample: &mut Sample, watch: &mut Stopwatch) -> Result<(), EngineError> {
-        if sample.score.is_none() {
-            sample.score = Some(watch.time(Stage::Classify, || self.classifier.score(&sample.crop))?);
+    /// Scores the samples that have no score yet.
+    fn score(&mut self, samples: &mut [Sample], watch: &mut Stopwatch) -> Result<(), EngineError> {
+        let mut unscored: Vec<&mut Sample> = samples.iter_mut().filter(|s| s.score.is_none()).collect();
+        let crops: Vec<&RgbImage> = unscored.iter().map(|s| &s.crop).collect();
+        let scores = watch.time(Stage::Classify, || self.classifier.scores(&crops))?;
+        for (sample, score) in unscored.iter_mut().zip(scores) {
+            sample.score = Some(score);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use candor::bundle::{Bundle, Manifest, Status};
+use candor::engine::Engine;
 use candor::frame::Frame;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting, Summary};
 use candor::report::live::LiveAnnotation;
@@ -19,14 +20,15 @@ use candor::stopwatch::{Stage, Stopwatch};
 use candor::verdict::Verdict;
 
 use crate::cli::{FailOn, Scan};
+use crate::memory;
 
 /// Exit codes; documented in `candor scan --help`, never renumbered.
-mod exit {
-    pub(super) const FAIL_ON: u8 = 1;
-    pub(super) const USAGE: u8 = 2;
-    pub(super) const NOT_SCANNED: u8 = 3;
-    pub(super) const NOT_WRITTEN: u8 = 4;
-    pub(super) const INTERRUPTED: u8 = 130;
+pub(crate) mod exit {
+    pub(crate) const FAIL_ON: u8 = 1;
+    pub(crate) const USAGE: u8 = 2;
+    pub(crate) const NOT_SCANNED: u8 = 3;
+    pub(crate) const NOT_WRITTEN: u8 = 4;
+    pub(crate) const INTERRUPTED: u8 = 130;
 }
 
 /// One thing to scan.
@@ -60,7 +62,14 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         Ok(bundle) => bundle,
         Err(error) => return usage(error.to_string()),
     };
-    let scanner = match Scanner::new(config.detect, config.scan, &bundle) {
+    let mut settings = config.engine;
+    if settings.threads == 0 && args.jobs > 1 {
+        // Files side by side fill the cores by themselves.
+        settings.threads = 1;
+    }
+    let scanner =
+        Engine::new(&settings).and_then(|engine| Scanner::new(&engine, config.detect, config.scan, &bundle));
+    let scanner = match scanner {
         Ok(scanner) => scanner,
         Err(error) => return usage(error.to_string()),
     };
@@ -97,19 +106,22 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         job.failed(path, message);
     }
     let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..usize::from(args.jobs).min(inputs.len()) {
-            let mut scanner = scanner.clone();
-            let (job, inputs, next) = (&job, &inputs, &next);
-            scope.spawn(move || {
-                while let Some(input) = inputs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if job.stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    job.scan(input, &mut scanner);
-                }
-            });
+    let work = |mut scanner: Scanner| {
+        while let Some(input) = inputs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if job.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            job.scan(input, &mut scanner);
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..usize::from(args.jobs).min(inputs.len()) {
+            let scanner = scanner.clone();
+            scope.spawn(|| work(scanner));
+        }
+        // This thread works as well: it gets the memory that loading the networks has freed, which allocators
+        // keep for the thread that freed it.
+        work(scanner);
     });
     if args.stats {
         let watches = job.stopwatches.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -340,13 +352,8 @@ fn print_stats(watches: &[Stopwatch], wall_s: f64) {
         eprintln!("{:<10} {spent_s:>10.3} {n_runs:>8} {ms:>10.3}", stage.word());
     }
     eprintln!("{:<10} {total_s:>10.3}", "all");
-    eprintln!("wall time {wall_s:.3} s, peak memory {}", peak_memory().unwrap_or("unknown".into()));
-}
-
-/// The largest resident set so far, as the kernel counts it.
-fn peak_memory() -> Option<String> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(format!("{:.1} MiB", kib / 1024.0))
+    eprintln!(
+        "wall time {wall_s:.3} s, peak memory {}",
+        memory::peak_bytes().map_or("unknown".into(), memory::mebibytes)
+    );
 }

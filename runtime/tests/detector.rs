@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use candor::detect::{Mtcnn, Settings};
+use candor::engine::Engine;
 use candor::geom::Rect;
 use image::RgbImage;
 use serde_json::Value;
@@ -43,7 +44,7 @@ fn expected_boxes(line: &Value, keep_above: f32) -> Vec<Rect> {
 #[test]
 fn photos_have_the_faces_that_the_reference_finds() {
     let settings = Settings::default();
-    let mut detector = Mtcnn::new(settings).unwrap();
+    let mut detector = Mtcnn::new(&Engine::default(), settings).unwrap();
     for line in FACES.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let source = line["source"].as_str().unwrap();
@@ -64,7 +65,7 @@ fn photos_have_the_faces_that_the_reference_finds() {
 
 #[test]
 fn a_flat_picture_and_a_gradient_have_no_face() {
-    let mut detector = Mtcnn::new(Settings::default()).unwrap();
+    let mut detector = Mtcnn::new(&Engine::default(), Settings::default()).unwrap();
     let gradient =
         RgbImage::from_fn(320, 240, |x, y| image::Rgb([x.to_le_bytes()[0], y.to_le_bytes()[0], 128]));
     for picture in [RgbImage::from_pixel(320, 240, image::Rgb([120; 3])), gradient] {

@@ -24,7 +24,12 @@ const LONG_FILES: [(&str, &str); 1] =
     [("runtime/src/source/h264/mod.rs", "one decoder's state; without its tests it is under the limit")];
 
 /// Files and folders, by the start of their paths, that may hold `unsafe` code.
-const UNSAFE_FILES: [&str; 2] = ["runtime/src/engine/kernels/", "runtime/src/engine/memory.rs"];
+const UNSAFE_FILES: [&str; 4] = [
+    "runtime/src/engine/kernels/",
+    "runtime/src/engine/memory.rs",
+    "runtime/src/engine/run.rs",
+    "runtime/src/engine/team.rs",
+];
 
 /// A source file: its path from the repository, with `/`, and its text.
 struct Source {

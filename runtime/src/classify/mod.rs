@@ -2,16 +2,15 @@
 
 use image::RgbImage;
 
-use crate::bundle::{Calibration, Input, Manifest};
-use crate::engine::{EngineError, Model};
+use crate::bundle::{Calibration, Manifest};
+use crate::engine::{Engine, EngineError, Model, Normalisation, Picture};
 
 /// The bundle's network with what belongs to it; clones share the weights.
 #[derive(Clone)]
 pub struct Classifier {
     model: Model,
-    input: Input,
+    size_px: u32,
     score: Calibration,
-    tensor: Vec<f32>,
 }
 
 impl Classifier {
@@ -20,46 +19,41 @@ impl Classifier {
     ///
     /// # Errors
     /// [`EngineError`] when the network can't be loaded or has another shape.
-    pub fn new(manifest: &Manifest, onnx: &[u8]) -> Result<Self, EngineError> {
+    pub fn new(engine: &Engine, manifest: &Manifest, onnx: &[u8]) -> Result<Self, EngineError> {
         let side = manifest.input.size_px as usize;
-        let model = Model::load(&manifest.id, onnx, &[1, 3, side, side])?;
+        let model = engine.load(&manifest.id, onnx, &[1, 3, side, side])?;
         model.expect_outputs(&[&[1, 2]])?;
-        let tensor = vec![0.0; 3 * side * side];
-        Ok(Classifier { model, input: manifest.input.clone(), score: manifest.score.clone(), tensor })
+        let normalisation = Normalisation { mean: manifest.input.mean, std: manifest.input.std };
+        let model = model.with_pixels(normalisation)?;
+        Ok(Classifier { model, size_px: manifest.input.size_px, score: manifest.score.clone() })
     }
 
-    /// The logits (real, fake) of a crop of the bundle's input size.
+    /// The logits (real, fake) of crops of the bundle's input size, in their order.
     ///
     /// # Errors
-    /// [`EngineError`] when the crop has another size or the network fails.
-    pub fn logits(&mut self, crop: &RgbImage) -> Result<[f32; 2], EngineError> {
-        let side = self.input.size_px;
-        if crop.dimensions() != (side, side) {
+    /// [`EngineError`] when a crop has another size or the network fails.
+    pub fn logits(&mut self, crops: &[&RgbImage]) -> Result<Vec<[f32; 2]>, EngineError> {
+        let side = self.size_px;
+        if let Some(other) = crops.iter().find(|crop| crop.dimensions() != (side, side)) {
             return Err(EngineError::Shape {
                 network: self.model.name().to_owned(),
                 tensor: "crop".into(),
                 expected: vec![side as usize, side as usize],
-                found: vec![crop.height() as usize, crop.width() as usize],
+                found: vec![other.height() as usize, other.width() as usize],
             });
         }
-        let plane = self.tensor.len() / 3;
-        for (at, pixel) in crop.pixels().enumerate() {
-            for (channel, &value) in pixel.0.iter().enumerate() {
-                let normalised = (f32::from(value) - self.input.mean[channel]) / self.input.std[channel];
-                self.tensor[channel * plane + at] = normalised;
-            }
-        }
-        let outputs = self.model.run(&self.tensor)?;
-        let logits = outputs[0].as_slice().unwrap_or(&[]);
-        Ok([logits[0], logits[1]])
+        let pixels: Vec<Picture> = crops.iter().map(|crop| Picture::Pixels(crop.as_raw())).collect();
+        let mut found = Vec::with_capacity(crops.len());
+        self.model.run_each(&pixels, |_, outputs| found.push([outputs[0][0], outputs[0][1]]))?;
+        Ok(found)
     }
 
-    /// The calibrated P(fake) of a crop, 0..=1; NaN when the network gives no number.
+    /// The calibrated P(fake) of crops, 0..=1, in their order; NaN where the network gives no number.
     ///
     /// # Errors
     /// As [`Classifier::logits`].
-    pub fn score(&mut self, crop: &RgbImage) -> Result<f32, EngineError> {
-        Ok(calibrated(self.logits(crop)?, &self.score))
+    pub fn scores(&mut self, crops: &[&RgbImage]) -> Result<Vec<f32>, EngineError> {
+        Ok(self.logits(crops)?.into_iter().map(|logits| calibrated(logits, &self.score)).collect())
     }
 }
 

@@ -1,16 +1,31 @@
 //! Neural networks: ONNX bytes in, a [`Model`] that runs out. The only place that names tract.
+//!
+//! `load` reads a file with tract-onnx's protobuf types, `lower` turns what is quantized into steps over
+//! bytes, `program` gives them their memory, `run` runs them with the `kernels` of the processor. A network
+//! that is one region of steps from its input to its outputs runs as that; where nodes are left over, the
+//! regions are ops (`region`) of a plan of tract's, which runs the others in float.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the loader that feeds the kernels comes next"))]
 mod kernels;
-#[cfg_attr(not(test), expect(dead_code, reason = "the kernels use it"))]
+mod load;
+mod lower;
 mod memory;
-mod prelu;
+mod numbers;
+mod onnx;
+mod program;
+mod region;
+mod run;
+mod steps;
+mod team;
 
 use std::sync::Arc;
 
-use ndarray::{ArrayD, IxDyn};
-use tract_onnx::prelude::*;
-use tract_onnx::tract_hir::ops::expandable::expand;
+use serde::{Deserialize, Serialize};
+use tract_onnx::prelude::TypedRunnableModel;
+
+use self::kernels::Kernels;
+use self::program::{Program, Scratch};
+use self::run::Input;
+use self::team::Team;
 
 /// Why a network could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +52,14 @@ pub enum EngineError {
         /// The shape that is there.
         found: Vec<usize>,
     },
+    /// There are no such kernels.
+    #[error("engine kernels: expected one of {expected}, found {found}")]
+    Kernels {
+        /// Those of this processor.
+        expected: String,
+        /// What was asked for.
+        found: String,
+    },
     /// Running failed.
     #[error("network {network}: run: {cause}")]
     Run {
@@ -47,63 +70,266 @@ pub enum EngineError {
     },
 }
 
-/// A network with a fixed input shape, ready to run; cheap to share between threads.
+/// The kernels and the threads that networks run with; clones share the threads.
 #[derive(Clone)]
-pub struct Model {
-    name: String,
-    plan: Arc<TypedRunnableModel>,
-    input_shape: Vec<usize>,
-    output_shapes: Vec<Vec<usize>>,
+pub struct Engine {
+    kernels: &'static dyn Kernels,
+    team: Option<Arc<Team>>,
 }
 
-impl Model {
-    /// Loads ONNX bytes for one input of `input_shape` (NCHW, f32).
+impl Default for Engine {
+    /// The best kernels of this processor on the caller's thread.
+    fn default() -> Self {
+        Engine { kernels: kernels::available()[0], team: None }
+    }
+}
+
+/// Which kernels to compute with; results don't depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelSet {
+    /// The best of this processor.
+    #[default]
+    Auto,
+    /// Plain code: the specification, slow.
+    Scalar,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// x86-64 with AVX-512 VNNI.
+    Avx512Vnni,
+    /// Every AArch64.
+    Neon,
+    /// AArch64 with dot products.
+    NeonDotprod,
+    /// AArch64 with matrix products of bytes.
+    NeonI8mm,
+}
+
+impl KernelSet {
+    /// The name in configuration and log.
+    pub fn name(self) -> &'static str {
+        match self {
+            KernelSet::Auto => "auto",
+            KernelSet::Scalar => "scalar",
+            KernelSet::Avx2 => "avx2",
+            KernelSet::Avx512Vnni => "avx512-vnni",
+            KernelSet::Neon => "neon",
+            KernelSet::NeonDotprod => "neon-dotprod",
+            KernelSet::NeonI8mm => "neon-i8mm",
+        }
+    }
+}
+
+impl std::str::FromStr for KernelSet {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [
+            KernelSet::Auto,
+            KernelSet::Scalar,
+            KernelSet::Avx2,
+            KernelSet::Avx512Vnni,
+            KernelSet::Neon,
+            KernelSet::NeonDotprod,
+            KernelSet::NeonI8mm,
+        ];
+        all.into_iter().find(|set| set.name() == name).ok_or_else(|| {
+            let names = all.map(KernelSet::name).join(", ");
+            format!("expected one of {names}, found {name}")
+        })
+    }
+}
+
+/// How networks are run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Threads; 0 for as many as the processor has cores.
+    pub threads: u8,
+    /// Which kernels.
+    pub kernels: KernelSet,
+}
+
+impl Settings {
+    /// Most threads.
+    pub const MOST_THREADS: u8 = team::MAX_MEMBERS as u8;
+}
+
+impl Engine {
+    /// An engine with these settings.
+    ///
+    /// # Errors
+    /// [`EngineError::Kernels`] when this processor can't run the kernels.
+    pub fn new(settings: &Settings) -> Result<Self, EngineError> {
+        let available = kernels::available();
+        let wanted = settings.kernels;
+        let is_wanted = |k: &&dyn Kernels| wanted == KernelSet::Auto || k.name() == wanted.name();
+        let kernels =
+            available.iter().copied().find(|k| is_wanted(k)).ok_or_else(|| EngineError::Kernels {
+                expected: Self::kernels_available().join(", "),
+                found: wanted.name().to_owned(),
+            })?;
+        let n_threads = match settings.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            n => usize::from(n),
+        };
+        let team = (n_threads > 1).then(|| Arc::new(Team::new(n_threads)));
+        log::info!("engine: {} kernels, {n_threads} threads", kernels.name());
+        Ok(Engine { kernels, team })
+    }
+
+    /// The names of the kernels that this processor can run, the best first.
+    pub fn kernels_available() -> Vec<&'static str> {
+        kernels::available().iter().map(|k| k.name()).collect()
+    }
+
+    /// The name of the kernels in use.
+    pub fn kernels(&self) -> &'static str {
+        self.kernels.name()
+    }
+
+    /// How many threads work.
+    pub fn n_threads(&self) -> usize {
+        self.team.as_ref().map_or(1, |team| team.n_members())
+    }
+
+    /// Loads ONNX bytes for the input shape that the file declares, one picture at a time.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] as [`Engine::load`], or when the file leaves the shape open.
+    pub fn load_as_declared(&self, name: &str, onnx: &[u8]) -> Result<Model, EngineError> {
+        let shape = load::declared_input(name, onnx)?;
+        self.load(name, onnx, &shape)
+    }
+
+    /// Loads ONNX bytes for one input of `input_shape`, f32, the first axis counting pictures.
     ///
     /// # Errors
     /// [`EngineError::Load`] when the bytes are no network that the engine runs at that shape.
-    pub fn load(name: &str, onnx: &[u8], input_shape: &[usize]) -> Result<Self, EngineError> {
-        let failed = |step: &'static str| {
-            move |cause: TractError| EngineError::Load {
-                network: name.to_owned(),
-                step,
-                cause: format!("{cause:#}"),
-            }
+    pub fn load(&self, name: &str, onnx: &[u8], input_shape: &[usize]) -> Result<Model, EngineError> {
+        load::load(self, name, onnx, input_shape)
+    }
+}
+
+/// How bytes of pixels become a network's input: `(byte - mean) / std`, in units of 0..=255.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Normalisation {
+    /// Of red, green and blue.
+    pub mean: [f32; 3],
+    /// Of red, green and blue; > 0.
+    pub std: [f32; 3],
+}
+
+impl Normalisation {
+    /// Bytes as they are.
+    pub const NONE: Normalisation = Normalisation { mean: [0.0; 3], std: [1.0; 3] };
+
+    fn of(&self, channel: usize, byte: u8) -> f32 {
+        (f32::from(byte) - self.mean[channel]) / self.std[channel]
+    }
+}
+
+/// One picture for a network.
+#[derive(Clone, Copy, Debug)]
+pub enum Picture<'a> {
+    /// The input's values, row-major.
+    Floats(&'a [f32]),
+    /// u8 RGB, row by row; see [`Model::with_pixels`].
+    Pixels(&'a [u8]),
+}
+
+impl Picture<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Picture::Floats(values) => values.len(),
+            Picture::Pixels(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// One op of a network, in the order in which they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Op {
+    /// The name of its ONNX node.
+    pub name: String,
+    /// What it does.
+    pub kind: String,
+    /// Whether it computes on bytes; the others are f32.
+    pub is_int8: bool,
+}
+
+/// A network with a fixed input shape, ready to run. Clones share the weights; each has its own memory.
+#[derive(Clone)]
+pub struct Model {
+    network: Arc<Network>,
+    team: Option<Arc<Team>>,
+    /// One for each picture that runs at the same time; the first is there from the start.
+    scratches: Vec<Scratch>,
+    /// The outputs of the last run, row-major.
+    outputs: Vec<Vec<f32>>,
+    pixels: Option<PixelInput>,
+}
+
+/// A network's input as pixels: a table for each channel.
+#[derive(Clone)]
+struct PixelInput {
+    normalisation: Normalisation,
+    tables: Arc<[[u8; 256]; 3]>,
+}
+
+struct Network {
+    name: String,
+    input_shape: Vec<usize>,
+    output_shapes: Vec<Vec<usize>>,
+    body: Body,
+}
+
+enum Body {
+    /// Bytes from the input to the outputs; which of the region's outputs each output is.
+    Region { program: Program, outputs: Vec<usize> },
+    /// Regions between ops of tract's.
+    Plan { plan: Arc<TypedRunnableModel>, ops: Vec<Op> },
+}
+
+impl Model {
+    fn new(engine: &Engine, network: Network) -> Self {
+        let scratches = match &network.body {
+            Body::Region { program, .. } => vec![program.scratch(engine.n_threads())],
+            Body::Plan { .. } => Vec::new(),
         };
-        let mut bytes = onnx;
-        let mut loader = tract_onnx::onnx();
-        loader.op_register.insert("PRelu", |_, _| Ok((expand(prelu::PRelu), vec![])));
-        let graph = loader
-            .model_for_read(&mut bytes)
-            .and_then(|m| m.with_input_fact(0, f32::fact(input_shape).into()))
-            .map_err(failed("parse"))?;
-        let typed = graph.into_optimized().map_err(failed("optimize"))?;
-        let output_shapes = (0..typed.outputs.len())
-            .map(|i| {
-                let fact = typed.output_fact(i)?;
-                let shape = fact.shape.as_concrete().map(<[usize]>::to_vec);
-                shape.ok_or_else(|| {
-                    TractError::msg(format!("output {i} has no fixed shape: {:?}", fact.shape))
-                })
-            })
-            .collect::<TractResult<Vec<_>>>()
-            .map_err(failed("infer output shapes"))?;
-        let plan = typed.into_runnable().map_err(failed("plan"))?;
-        Ok(Model { name: name.to_owned(), plan, input_shape: input_shape.to_vec(), output_shapes })
+        let outputs = network.output_shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
+        Model { network: Arc::new(network), team: engine.team.clone(), scratches, outputs, pixels: None }
     }
 
     /// The network's name, for messages.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.network.name
     }
 
     /// Shape of the input, NCHW.
     pub fn input_shape(&self) -> &[usize] {
-        &self.input_shape
+        &self.network.input_shape
     }
 
     /// Shapes of the outputs, in the file's order.
     pub fn output_shapes(&self) -> &[Vec<usize>] {
-        &self.output_shapes
+        &self.network.output_shapes
+    }
+
+    /// Every op of the network.
+    pub fn ops(&self) -> Vec<Op> {
+        match &self.network.body {
+            Body::Region { program, .. } => ops_of(program).collect(),
+            Body::Plan { ops, .. } => ops.clone(),
+        }
+    }
+
+    /// Bytes of activations of a run, and of weights; `None` for a network that runs in float.
+    pub fn memory_bytes(&self) -> Option<(usize, usize)> {
+        match &self.network.body {
+            Body::Region { program, .. } => Some(program.n_bytes()),
+            Body::Plan { .. } => None,
+        }
     }
 
     /// Checks that the outputs have the `expected` shapes, in order.
@@ -111,48 +337,198 @@ impl Model {
     /// # Errors
     /// [`EngineError::Shape`] for the first that differs.
     pub fn expect_outputs(&self, expected: &[&[usize]]) -> Result<(), EngineError> {
-        let differs = |tensor: String, expected: &[usize], found: &[usize]| EngineError::Shape {
-            network: self.name.clone(),
-            tensor,
-            expected: expected.to_vec(),
-            found: found.to_vec(),
-        };
-        if self.output_shapes.len() != expected.len() {
-            return Err(differs("number of outputs".into(), &[expected.len()], &[self.output_shapes.len()]));
+        let shapes = self.output_shapes();
+        if shapes.len() != expected.len() {
+            return Err(self.differs("number of outputs", &[expected.len()], &[shapes.len()]));
         }
-        for (i, (want, have)) in expected.iter().zip(&self.output_shapes).enumerate() {
+        for (i, (want, have)) in expected.iter().zip(shapes).enumerate() {
             if want != have {
-                return Err(differs(format!("output {i}"), want, have));
+                return Err(self.differs(&format!("output {i}"), want, have));
             }
         }
         Ok(())
     }
 
-    /// Runs the network on one input, row-major f32 of [`Model::input_shape`]; gives one array per
-    /// output.
+    /// Makes [`Picture::Pixels`] possible: the input is [1, 3, height, width].
+    ///
+    /// # Errors
+    /// [`EngineError::Shape`] when it isn't.
+    pub fn with_pixels(mut self, normalisation: Normalisation) -> Result<Self, EngineError> {
+        let [1, 3, _, _] = self.network.input_shape[..] else {
+            return Err(self.differs("input of pixels", &[1, 3], self.input_shape()));
+        };
+        let mut tables = [[0; 256]; 3];
+        if let Body::Region { program, .. } = &self.network.body
+            && let Some((scale, range)) = program.input_numbers()
+        {
+            for (channel, table) in tables.iter_mut().enumerate() {
+                for (byte, q) in (0..=255).zip(table.iter_mut()) {
+                    *q = range.round(normalisation.of(channel, byte) / scale);
+                }
+            }
+        }
+        self.pixels = Some(PixelInput { normalisation, tables: Arc::new(tables) });
+        Ok(self)
+    }
+
+    /// Runs the network on one input, row-major f32 of [`Model::input_shape`]; gives the outputs, row-major
+    /// of [`Model::output_shapes`].
     ///
     /// # Errors
     /// [`EngineError`] when `input` has the wrong number of values or an op fails.
-    pub fn run(&self, input: &[f32]) -> Result<Vec<ArrayD<f32>>, EngineError> {
-        if input.len() != self.input_shape.iter().product::<usize>() {
-            return Err(EngineError::Shape {
-                network: self.name.clone(),
-                tensor: "input".into(),
-                expected: self.input_shape.clone(),
-                found: vec![input.len()],
-            });
-        }
-        let failed =
-            |cause: TractError| EngineError::Run { network: self.name.clone(), cause: format!("{cause:#}") };
-        let tensor = Tensor::from_shape(&self.input_shape, input).map_err(failed)?;
-        let outputs = self.plan.run(tvec!(tensor.into())).map_err(failed)?;
-        outputs
-            .iter()
-            .map(|out| {
-                let view = out.to_plain_array_view::<f32>()?;
-                Ok(view.to_owned().into_shape_with_order(IxDyn(out.shape()))?)
-            })
-            .collect::<TractResult<_>>()
-            .map_err(failed)
+    pub fn run(&mut self, input: &[f32]) -> Result<&[Vec<f32>], EngineError> {
+        self.run_watched(input, &|_| ())
     }
+
+    /// Like [`Model::run`]; `progress` is called after each of [`Model::ops`] of a network of bytes alone.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn run_watched(
+        &mut self,
+        input: &[f32],
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<&[Vec<f32>], EngineError> {
+        if input.len() != self.network.input_shape.iter().product::<usize>() {
+            return Err(self.differs("input", self.input_shape(), &[input.len()]));
+        }
+        let network = Arc::clone(&self.network);
+        match &network.body {
+            Body::Region { program, outputs } => {
+                let n_pictures = network.input_shape[0];
+                for picture in 0..n_pictures {
+                    let n_values = input.len() / n_pictures;
+                    let floats = &input[picture * n_values..][..n_values];
+                    let scratch = &mut self.scratches[0];
+                    program.run(scratch, Input::Floats(&[floats]), self.team.as_deref(), progress);
+                    for (to, &idx) in self.outputs.iter_mut().zip(outputs) {
+                        let values = &scratch.outputs[idx];
+                        to[picture * values.len()..][..values.len()].copy_from_slice(values);
+                    }
+                }
+            }
+            Body::Plan { plan, .. } => load::run_plan(&network, plan, input, &mut self.outputs)?,
+        }
+        Ok(&self.outputs)
+    }
+
+    /// Runs the network on pictures, as many at a time as there are threads; what is left over, and a
+    /// single picture, is shared among the threads. `each` gets a picture's number and its outputs, in
+    /// order. The network's input is one picture.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a picture has the wrong number of values, before any has run, or for the first
+    /// that fails.
+    pub fn run_each(
+        &mut self,
+        pictures: &[Picture<'_>],
+        mut each: impl FnMut(usize, &[Vec<f32>]),
+    ) -> Result<(), EngineError> {
+        let n_values = self.network.input_shape.iter().product::<usize>();
+        if let Some(wrong) = pictures.iter().find(|p| p.len() != n_values) {
+            return Err(self.differs("picture", self.input_shape(), &[wrong.len()]));
+        }
+        let pixels = self.pixels.clone();
+        let needs_pixels = pictures.iter().any(|p| matches!(p, Picture::Pixels(_)));
+        if self.network.input_shape[0] != 1 || needs_pixels && pixels.is_none() {
+            return Err(self.differs("input of pictures", &[1], self.input_shape()));
+        }
+        let network = Arc::clone(&self.network);
+        let Body::Region { program, outputs } = &network.body else {
+            for (idx, picture) in pictures.iter().enumerate() {
+                match (picture, &pixels) {
+                    (Picture::Pixels(bytes), Some(PixelInput { normalisation, .. })) => {
+                        let plane = n_values / 3;
+                        let float =
+                            |at: usize| normalisation.of(at / plane, bytes[at % plane * 3 + at / plane]);
+                        let floats: Vec<f32> = (0..n_values).map(float).collect();
+                        each(idx, self.run(&floats)?);
+                    }
+                    (Picture::Floats(floats), _) => each(idx, self.run(floats)?),
+                    (Picture::Pixels(_), None) => {}
+                }
+            }
+            return Ok(());
+        };
+        let tables = pixels.as_ref().map(|p| &*p.tables);
+        let n_members = self.team.as_ref().map_or(1, |team| team.n_members());
+        let n_at_once = if pictures.len() >= n_members { n_members } else { 1 };
+        while self.scratches.len() < n_at_once {
+            self.scratches.push(program.scratch(1));
+        }
+        let mut first = 0;
+        while first < pictures.len() {
+            let n_running = if pictures.len() - first >= n_at_once { n_at_once } else { 1 };
+            let running = &pictures[first..first + n_running];
+            match &self.team {
+                Some(team) if n_running > 1 => {
+                    run_side_by_side(program, team, &mut self.scratches, running, tables);
+                }
+                _ => run_one(program, &mut self.scratches[0], running[0], tables, self.team.as_deref()),
+            }
+            for (at, scratch) in self.scratches[..n_running].iter().enumerate() {
+                for (to, &idx) in self.outputs.iter_mut().zip(outputs) {
+                    to.copy_from_slice(&scratch.outputs[idx]);
+                }
+                each(first + at, &self.outputs);
+            }
+            first += n_running;
+        }
+        Ok(())
+    }
+
+    fn differs(&self, tensor: &str, expected: &[usize], found: &[usize]) -> EngineError {
+        EngineError::Shape {
+            network: self.network.name.clone(),
+            tensor: tensor.to_owned(),
+            expected: expected.to_vec(),
+            found: found.to_vec(),
+        }
+    }
+}
+
+/// Runs one picture; one of pixels has tables.
+fn run_one(
+    program: &Program,
+    scratch: &mut Scratch,
+    picture: Picture<'_>,
+    tables: Option<&[[u8; 256]; 3]>,
+    team: Option<&Team>,
+) {
+    match (picture, tables) {
+        (Picture::Floats(floats), _) => program.run(scratch, Input::Floats(&[floats]), team, &|_| ()),
+        (Picture::Pixels(bytes), Some(tables)) => {
+            program.run(scratch, Input::Pixels(bytes, tables), team, &|_| ());
+        }
+        (Picture::Pixels(_), None) => {}
+    }
+}
+
+/// Each member of the team runs one picture.
+fn run_side_by_side(
+    program: &Program,
+    team: &Team,
+    scratches: &mut [Scratch],
+    pictures: &[Picture<'_>],
+    tables: Option<&[[u8; 256]; 3]>,
+) {
+    let mut slots = scratches.iter_mut().map(std::sync::Mutex::new);
+    let slots: [Option<std::sync::Mutex<&mut Scratch>>; team::MAX_MEMBERS] =
+        std::array::from_fn(|_| slots.next());
+    team.run(&|member| {
+        let slot = slots.get(member.idx).and_then(Option::as_ref);
+        if let (Some(slot), Some(picture)) = (slot, pictures.get(member.idx)) {
+            let mut scratch = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            run_one(program, &mut scratch, *picture, tables, None);
+        }
+    });
+}
+
+/// The ops of a region.
+fn ops_of(program: &Program) -> impl Iterator<Item = Op> + '_ {
+    program.steps.iter().map(|step| Op {
+        name: step.name.clone(),
+        kind: step.work.kind().to_owned(),
+        is_int8: !matches!(step.work, steps::Work::Emit { .. }),
+    })
 }

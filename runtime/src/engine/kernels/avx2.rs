@@ -44,6 +44,8 @@ impl Kernels for Avx2 {
         // SAFETY: the caller's promise of `Kernels`.
         unsafe { depthwise::run(packed, run) };
     }
+
+    super::plain::vectorised!("avx2");
 }
 
 /// 32 bytes of any numbers.

@@ -48,6 +48,8 @@ impl Kernels for Avx512 {
         // SAFETY: the caller's promise of `Kernels`.
         unsafe { depthwise::run(packed, run) };
     }
+
+    super::plain::vectorised!("avx512f", "avx512bw", "avx512vl", "avx512dq");
 }
 
 /// 64 bytes of any numbers.

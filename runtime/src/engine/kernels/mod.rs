@@ -18,6 +18,7 @@
 //!
 //! The loader refuses numbers with which acc or round(v) could leave i32, so a kernel may convert before
 //! it clamps.
+#![allow(unsafe_code, reason = "kernels read and write what runs point to")]
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -25,6 +26,9 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocks;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+pub(super) mod plain;
 pub(super) mod scalar;
 #[cfg(test)]
 mod tests;
@@ -54,15 +58,17 @@ pub(in crate::engine) struct Range8 {
 }
 
 impl Range8 {
-    /// The byte nearest to `zero + v`; not a number gives `min`.
+    /// The byte nearest to `zero + v`, ties to the even distance from `zero`; not a number gives `min`.
     #[inline(always)]
     pub(in crate::engine) fn round(self, v: f32) -> u8 {
-        let (low, high) =
-            (f32::from(self.min) - f32::from(self.zero), f32::from(self.max) - f32::from(self.zero));
-        let kept = v.max(low).min(high).round_ties_even();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "kept within min..=max")]
-        let q = (kept as i32 + i32::from(self.zero)) as u8;
-        q
+        // Written so that compilers turn loops of it into vectors. Adding 1.5 * 2^23 leaves no bit behind
+        // the point, so the sum is rounded to a whole number, which its lowest bits then are.
+        const WHOLE: f32 = 12_582_912.0;
+        let zero = f32::from(self.zero);
+        let (low, high) = (f32::from(self.min) - zero, f32::from(self.max) - zero);
+        let kept = if v > low { v } else { low };
+        let kept = if kept < high { kept } else { high };
+        (kept + WHOLE).to_bits().to_le_bytes()[0].wrapping_add(self.zero)
     }
 }
 
@@ -283,6 +289,9 @@ pub(in crate::engine) trait Kernels: Send + Sync {
     /// # Safety
     /// See [`Kernels`].
     unsafe fn depthwise(&self, packed: &Packed, run: &DepthwiseRun);
+
+    // The loops of `plain`; an instruction set has them compiled with its features.
+    plain::vectorised!();
 }
 
 /// The kernels that this processor can run, the best one first, [`scalar`] last.
@@ -296,6 +305,8 @@ pub(in crate::engine) fn available() -> Vec<&'static dyn Kernels> {
     if avx2::Avx2::is_detected() {
         found.push(&avx2::Avx2);
     }
+    #[cfg(target_arch = "aarch64")]
+    found.extend(neon::available());
     found.push(&scalar::Scalar);
     found
 }

@@ -1,0 +1,477 @@
+//! A QDQ graph -> steps over bytes. Nodes are read in the file's order, each value being what is known of
+//! it; a QuantizeLinear makes a step of what leads to it. What no step can be made of stays an ONNX node,
+//! which tract runs in float; the log names it.
+
+mod conv;
+mod fold;
+mod nodes;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use tract_onnx::pb;
+
+use self::conv::{Product, To, Weights};
+use super::kernels::{Kernels, Packed, Range8, pixel_bytes};
+use super::onnx::{Constants, NodeExt as _};
+use super::steps::{Function, Part, Step, Tensor, TensorId, Window, Work};
+
+/// Why no step can be made of a node.
+pub(super) type Refusal = String;
+
+/// Most bytes of one tensor, and of all tensors together.
+const MAX_TENSOR_BYTES: usize = 1 << 28;
+const MAX_BYTES: usize = 1 << 30;
+
+/// A network as steps and what is left of its graph.
+pub(super) struct Lowered {
+    pub(super) constants: Constants,
+    pub(super) tensors: Vec<Tensor>,
+    /// In the order in which they run; those of a region follow one another.
+    pub(super) steps: Vec<Step>,
+    /// Indices of the graph's nodes that stay.
+    pub(super) kept: BTreeSet<usize>,
+}
+
+/// What is known of a value of the graph.
+#[derive(Clone, Debug)]
+enum Value {
+    /// Bytes of a tensor.
+    Bytes(View),
+    /// What bytes stand for.
+    Real(View),
+    /// A function of what a byte stands for: one number for each byte.
+    Mapped(View, Box<[f32; 256]>),
+    /// A convolution, perhaps with slopes; and the least and largest value that a clip leaves.
+    Product { of: View, product: Box<Product>, clip: Clip, is_flat: bool },
+    /// A sum of two tensors, clipped.
+    Sum(View, View, Clip),
+    /// A tensor times one pixel of another.
+    Gate(View, View),
+    /// The mean over all pixels.
+    Mean(View),
+    /// The largest of each window; output height and width.
+    Max(View, Window, (usize, usize)),
+    /// Floats that a region computes.
+    Part(Part, bool),
+    /// i8 constants with their scales and axis.
+    Constant { name: String, scales: Vec<f32>, axis: i64 },
+    /// Floats made outside of regions, after the region of that number less one.
+    Float { level: usize },
+}
+
+/// A tensor, perhaps seen as [1, values].
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct View {
+    tensor: TensorId,
+    is_flat: bool,
+}
+
+/// Values outside are moved to the nearest inside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Clip {
+    least: f32,
+    most: f32,
+}
+
+impl Clip {
+    const NONE: Clip = Clip { least: f32::NEG_INFINITY, most: f32::INFINITY };
+
+    fn then(self, least: f32, most: f32) -> Clip {
+        Clip { least: self.least.max(least).min(most), most: self.most.min(most).max(least) }
+    }
+}
+
+/// A tensor's scale, and its bytes' range.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Quant {
+    scale: f32,
+    range: Range8,
+}
+
+impl Quant {
+    /// The bytes that a clip leaves. Rounding keeps order, so clipping before and after it is the same.
+    fn clipped(self, clip: Clip) -> Range8 {
+        let (min, max) =
+            (self.range.round(clip.least / self.scale), self.range.round(clip.most / self.scale));
+        Range8 { zero: self.range.zero, min, max }
+    }
+}
+
+/// The state of lowering one graph.
+struct Lowering<'a> {
+    graph: &'a pb::GraphProto,
+    constants: Constants,
+    kernels: &'a dyn Kernels,
+    /// Shapes of floats made outside, asked for only when one is quantized.
+    float_shape: &'a dyn Fn(&str) -> Option<Vec<usize>>,
+    tensors: Vec<Tensor>,
+    steps: Vec<Step>,
+    values: HashMap<&'a str, Value>,
+    makers: HashMap<&'a str, usize>,
+    /// How many nodes and outputs of the graph read a value.
+    n_readers: HashMap<&'a str, usize>,
+    kept: BTreeSet<usize>,
+    /// Floats that regions give, with the level of those that use them.
+    given: BTreeMap<String, usize>,
+}
+
+/// Lowers `graph` for one picture at a time.
+///
+/// `float_shape` gives the shape of a float value of the graph, the first axis counting pictures.
+///
+/// # Errors
+/// A reason when the tensors are too large.
+pub(super) fn lower(
+    graph: &pb::GraphProto,
+    constants: Constants,
+    kernels: &dyn Kernels,
+    float_shape: &dyn Fn(&str) -> Option<Vec<usize>>,
+) -> Result<Lowered, Refusal> {
+    let mut makers = HashMap::new();
+    for (idx, node) in graph.node.iter().enumerate() {
+        makers.extend(node.output.iter().map(|name| (name.as_str(), idx)));
+    }
+    let mut n_readers = HashMap::new();
+    let outputs = graph.output.iter().map(|output| &output.name);
+    for name in graph.node.iter().flat_map(|node| &node.input).chain(outputs) {
+        *n_readers.entry(name.as_str()).or_insert(0) += 1;
+    }
+    let mut lowering = Lowering {
+        graph,
+        constants,
+        kernels,
+        float_shape,
+        tensors: Vec::new(),
+        steps: Vec::new(),
+        values: HashMap::new(),
+        makers,
+        n_readers,
+        kept: BTreeSet::new(),
+        given: BTreeMap::new(),
+    };
+    for idx in 0..graph.node.len() {
+        lowering.read(idx);
+    }
+    for output in &graph.output {
+        lowering.float(&output.name)?;
+    }
+    let Lowering { constants, mut tensors, mut steps, kept, .. } = lowering;
+    fold::fold(&tensors, &mut steps);
+    fold::widen(&mut tensors, &steps);
+    let total = tensors.iter().try_fold(0usize, |sum, t| sum.checked_add(t.n_bytes()));
+    if total.is_none_or(|n| n > MAX_BYTES) {
+        return Err(format!("its tensors take more than {MAX_BYTES} bytes"));
+    }
+    // A stable sort: within a region the order stays.
+    steps.sort_by_key(|s| s.region);
+    Ok(Lowered { constants, tensors, steps, kept })
+}
+
+impl<'a> Lowering<'a> {
+    /// Reads one node.
+    fn read(&mut self, idx: usize) {
+        let node = &self.graph.node[idx];
+        if node.op_type == "Constant" {
+            return;
+        }
+        match self.values_of(node) {
+            Ok(values) => {
+                for (name, value) in node.output.iter().zip(values) {
+                    self.values.insert(name, value);
+                }
+            }
+            Err(why) => {
+                // Nothing to say of graphs, or parts of them, that were never quantized.
+                if node.input.iter().any(|name| self.is_quantized(name)) {
+                    log::warn!("node {} ({}) runs in float: {why}", node.label(), node.op_type);
+                }
+                if let Err(why) = self.keep(idx) {
+                    log::warn!("node {} ({}): {why}", node.label(), node.op_type);
+                }
+            }
+        }
+    }
+
+    fn is_quantized(&self, name: &str) -> bool {
+        !matches!(self.values.get(name), None | Some(Value::Float { .. } | Value::Constant { .. }))
+    }
+
+    /// Leaves a node to tract; gives the level of its outputs.
+    fn keep(&mut self, idx: usize) -> Result<usize, Refusal> {
+        let node = &self.graph.node[idx];
+        let mut level = 0;
+        if self.kept.insert(idx) {
+            for name in node.input.iter().filter(|name| !name.is_empty()) {
+                level = level.max(self.float(name)?);
+            }
+        }
+        for name in &node.output {
+            // What is known of a value stays known; it only exists in float as well.
+            self.values.entry(name).or_insert(Value::Float { level });
+            self.given.entry(name.clone()).or_insert(level);
+        }
+        Ok(level)
+    }
+
+    /// Sees to it that the value exists in float; gives its level.
+    fn float(&mut self, name: &str) -> Result<usize, Refusal> {
+        if let Some(level) = self.given.get(name) {
+            return Ok(*level);
+        }
+        let Some((&name, value)) = self.values.get_key_value(name) else { return Ok(0) };
+        let value = value.clone();
+        match value.clone() {
+            Value::Float { level } => Ok(level),
+            Value::Real(view) => {
+                let region = self.tensors[view.tensor].region;
+                let work = Work::Dequantize { name: name.to_owned(), is_flat: view.is_flat };
+                self.steps.push(Step {
+                    name: name.to_owned(),
+                    work,
+                    sources: vec![view.tensor],
+                    target: None,
+                    region,
+                });
+                Ok(self.give(name, region))
+            }
+            Value::Part(part, is_flat) => Ok(self.emit(name, part, is_flat)),
+            Value::Constant { .. }
+            | Value::Bytes(_)
+            | Value::Mapped(..)
+            | Value::Product { .. }
+            | Value::Sum(..)
+            | Value::Gate(..)
+            | Value::Mean(_)
+            | Value::Max(..) => {
+                if let Value::Product { of, product, clip, is_flat } = &value
+                    && *clip == Clip::NONE
+                    && product.slopes.is_none()
+                    && let Ok(part) = self.floats_of(name, *of, product)
+                {
+                    self.values.insert(name, Value::Part(part.clone(), *is_flat));
+                    return Ok(self.emit(name, part, *is_flat));
+                }
+                let idx = self.makers.get(name).copied().ok_or_else(|| format!("{name}: made by no node"))?;
+                if !matches!(value, Value::Constant { .. }) {
+                    let node = &self.graph.node[idx];
+                    log::warn!(
+                        "node {} ({}) runs in float: its output isn't quantized",
+                        node.label(),
+                        node.op_type
+                    );
+                }
+                self.keep(idx)
+            }
+        }
+    }
+
+    fn emit(&mut self, name: &str, part: Part, is_flat: bool) -> usize {
+        let (tensor, region) = (part.tensor, self.tensors[part.tensor].region);
+        let work = Work::Emit { name: name.to_owned(), part, is_flat };
+        self.steps.push(Step { name: name.to_owned(), work, sources: vec![tensor], target: None, region });
+        self.give(name, region)
+    }
+
+    /// Notes that a region gives a float; gives its level.
+    fn give(&mut self, name: &str, region: usize) -> usize {
+        self.given.insert(name.to_owned(), region + 1);
+        region + 1
+    }
+
+    /// Adds a tensor, after a check of its size.
+    fn tensor(
+        &mut self,
+        (height, width): (usize, usize),
+        n_channels: usize,
+        quant: Quant,
+        region: usize,
+    ) -> Result<TensorId, Refusal> {
+        self.tensor_of((height, width), n_channels, pixel_bytes(n_channels), Some(quant), region)
+    }
+
+    fn tensor_of(
+        &mut self,
+        (height, width): (usize, usize),
+        n_channels: usize,
+        pixel_bytes: usize,
+        quant: Option<Quant>,
+        region: usize,
+    ) -> Result<TensorId, Refusal> {
+        let n_bytes = height.checked_mul(width).and_then(|n| n.checked_mul(pixel_bytes));
+        if n_bytes.is_none_or(|n| n == 0 || n > MAX_TENSOR_BYTES) {
+            return Err(format!("{height} x {width} x {n_channels} are no values or too many"));
+        }
+        self.tensors.push(Tensor {
+            height,
+            width,
+            n_channels,
+            pixel_bytes,
+            border: super::steps::Border::default(),
+            zero: quant.map_or(0, |q| q.range.zero),
+            scale: quant.map_or(1.0, |q| q.scale),
+            region,
+        });
+        Ok(self.tensors.len() - 1)
+    }
+
+    /// Adds a step that makes a tensor of bytes.
+    fn step(&mut self, name: &str, work: Work, sources: Vec<TensorId>, target: TensorId) -> View {
+        let region = self.tensors[target].region;
+        self.steps.push(Step { name: name.to_owned(), work, sources, target: Some(target), region });
+        View { tensor: target, is_flat: false }
+    }
+
+    /// The step of a convolution whose sums are wanted as floats.
+    fn floats_of(&mut self, name: &str, of: View, product: &Product) -> Result<Part, Refusal> {
+        if product.is_depthwise {
+            return Err("a depthwise convolution without a quantized output".into());
+        }
+        let (n_channels, region) = (product.n_out(), self.tensors[of.tensor].region);
+        let tensor = self.tensor_of(product.size, n_channels, 4 * pixel_bytes(n_channels), None, region)?;
+        let packed = self.packed(name, of, product, &To::Floats)?;
+        let work = Work::Conv { packed, window: product.window };
+        self.step(name, work, vec![of.tensor], tensor);
+        Ok(Part { tensor, from: 0, n_channels, function: Function::None })
+    }
+
+    /// A convolution in the kernels' order; `name` is its output in the graph.
+    fn packed(&mut self, name: &str, of: View, product: &Product, to: &To) -> Result<Packed, Refusal> {
+        let source = &self.tensors[of.tensor];
+        let values = product.weights.values(&self.constants)?;
+        let packed = if product.is_depthwise {
+            self.kernels.pack_depthwise(&product.depthwise(source, values, to)?)
+        } else {
+            self.kernels.pack_conv(&product.conv(source, values, to)?)
+        };
+        // The file's copy goes as soon as nothing else can want it, so that only one copy of the weights of
+        // a network is held while it is loaded.
+        let Weights { name: weights, read_as, .. } = &product.weights;
+        let is_sole = |name: &str| self.n_readers.get(name).is_none_or(|&n| n == 1);
+        if is_sole(name) && is_sole(weights) && is_sole(read_as) {
+            self.constants.forget(weights);
+        }
+        Ok(packed)
+    }
+
+    /// Makes the step of `QuantizeLinear`: bytes of what its input is known to be.
+    fn quantized(&mut self, name: &str, input: &str, quant: Quant) -> Result<View, Refusal> {
+        let Some(value) = self.values.get(input).cloned() else {
+            return self.quantized_float(name, input, quant, 0);
+        };
+        match value {
+            Value::Real(view) => self.requantized(name, view, quant),
+            Value::Mapped(view, values) => {
+                let table = Box::new(values.map(|v| quant.range.round(v / quant.scale)));
+                self.mapped(name, view, table, quant)
+            }
+            Value::Product { of, product, clip, is_flat } => {
+                let to = To::Bytes { scale: quant.scale, range: quant.clipped(clip) };
+                let region = self.tensors[of.tensor].region;
+                let target = self.tensor(product.size, product.n_out(), quant, region)?;
+                let packed = self.packed(input, of, &product, &to)?;
+                let work = if product.is_depthwise {
+                    Work::Depthwise { packed, window: product.window }
+                } else {
+                    Work::Conv { packed, window: product.window }
+                };
+                Ok(View { is_flat, ..self.step(name, work, vec![of.tensor], target) })
+            }
+            Value::Sum(a, b, clip) => {
+                let (own, other) = (&self.tensors[a.tensor], &self.tensors[b.tensor]);
+                let range = quant.clipped(clip);
+                let work =
+                    Work::Add { own: own.scale / quant.scale, other: other.scale / quant.scale, range };
+                let (size, n_channels) = ((own.height, own.width), own.n_channels);
+                let target = self.tensor(size, n_channels, quant, own.region.max(other.region))?;
+                Ok(self.step(name, work, vec![a.tensor, b.tensor], target))
+            }
+            Value::Gate(x, gate) => {
+                let (own, other) = (&self.tensors[x.tensor], &self.tensors[gate.tensor]);
+                let multiplier = own.scale * other.scale / quant.scale;
+                let work = Work::Gate { multiplier, range: quant.range };
+                let (size, n_channels) = ((own.height, own.width), own.n_channels);
+                let target = self.tensor(size, n_channels, quant, own.region.max(other.region))?;
+                Ok(self.step(name, work, vec![x.tensor, gate.tensor], target))
+            }
+            Value::Mean(x) => {
+                let own = &self.tensors[x.tensor];
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^24 pixels")]
+                let n_pixels = (own.height * own.width) as f32;
+                let work =
+                    Work::Mean { multiplier: own.scale / (n_pixels * quant.scale), range: quant.range };
+                let target = self.tensor((1, 1), own.n_channels, quant, own.region)?;
+                Ok(self.step(name, work, vec![x.tensor], target))
+            }
+            Value::Max(x, window, size) => {
+                let own = self.tensors[x.tensor].clone();
+                let same = Quant { scale: own.scale, range: Range8 { zero: own.zero, min: 0, max: 255 } };
+                let target = self.tensor(size, own.n_channels, same, own.region)?;
+                let view = self.step(name, Work::Max { window }, vec![x.tensor], target);
+                self.requantized(name, view, quant)
+            }
+            Value::Part(..) => {
+                let level = self.float(input)?;
+                self.quantized_float(name, input, quant, level)
+            }
+            Value::Float { level } => self.quantized_float(name, input, quant, level),
+            Value::Bytes(_) | Value::Constant { .. } => Err("its input is no activation in float".into()),
+        }
+    }
+
+    /// The same tensor where scale and zero point stay, else a table of its bytes.
+    fn requantized(&mut self, name: &str, view: View, quant: Quant) -> Result<View, Refusal> {
+        let own = &self.tensors[view.tensor];
+        if own.scale == quant.scale && own.zero == quant.range.zero {
+            return Ok(view);
+        }
+        let table = self.reals(view).map(|v| quant.range.round(v / quant.scale));
+        self.mapped(name, view, Box::new(table), quant)
+    }
+
+    /// What each byte of a tensor stands for.
+    fn reals(&self, view: View) -> [f32; 256] {
+        let own = &self.tensors[view.tensor];
+        let mut byte = 0.0;
+        [(); 256].map(|()| {
+            let v = (byte - f32::from(own.zero)) * own.scale;
+            byte += 1.0;
+            v
+        })
+    }
+
+    fn mapped(
+        &mut self,
+        name: &str,
+        view: View,
+        table: Box<[u8; 256]>,
+        quant: Quant,
+    ) -> Result<View, Refusal> {
+        let own = &self.tensors[view.tensor];
+        let target = self.tensor((own.height, own.width), own.n_channels, quant, own.region)?;
+        let step = self.step(name, Work::Table { table }, vec![view.tensor], target);
+        Ok(View { is_flat: view.is_flat, ..step })
+    }
+
+    /// The step that takes a float from outside.
+    fn quantized_float(
+        &mut self,
+        name: &str,
+        input: &str,
+        quant: Quant,
+        level: usize,
+    ) -> Result<View, Refusal> {
+        if self.constants.contains(input) {
+            return Err("its input is constant".into());
+        }
+        let shape = (self.float_shape)(input).ok_or_else(|| format!("the shape of {input} is unknown"))?;
+        let (size, n_channels, is_flat) = match shape[..] {
+            [_, n_channels, height, width] => ((height, width), n_channels, false),
+            [_, n_channels] => ((1, 1), n_channels, true),
+            _ => return Err(format!("{input} has the shape {shape:?}, expected 2 or 4 axes")),
+        };
+        let pixel = if n_channels <= 4 { 4 } else { pixel_bytes(n_channels) };
+        let target = self.tensor_of(size, n_channels, pixel, Some(quant), level)?;
+        let work = Work::Quantize { name: input.to_owned(), scale: quant.scale, range: quant.range };
+        Ok(View { is_flat, ..self.step(name, work, vec![], target) })
+    }
+}
