@@ -40,11 +40,11 @@ impl Blocks {
 
 /// The channels of a block of vectors of `n_lanes` times 4 sums, in the order that packing four vectors to
 /// bytes, lane by lane, turns into the channels' own.
-pub(super) fn channels(groups: Range<usize>, n_lanes: usize) -> impl Iterator<Item = usize> {
-    let n_groups = groups.len();
-    let first = groups.start * n_lanes * 4;
-    (0..n_groups).flat_map(move |group| {
-        (0..n_lanes).flat_map(move |lane| (0..4).map(move |i| first + 4 * (n_groups * lane + group) + i))
+pub(super) fn channels(vectors: Range<usize>, n_lanes: usize) -> impl Iterator<Item = usize> {
+    let (first, n_vectors) = (vectors.start * n_lanes * 4, vectors.len());
+    (0..n_vectors * n_lanes * 4).map(move |at| {
+        let (vector, lane, i) = (at / (4 * n_lanes), at / 4 % n_lanes, at % 4);
+        first + 4 * (n_vectors * lane + vector) + i
     })
 }
 
@@ -53,14 +53,17 @@ pub(super) fn ordered<T: Copy + Default>(values: &[T], channels: &[usize]) -> Ve
     channels.iter().map(|&channel| values.get(channel).copied().unwrap_or_default()).collect()
 }
 
-/// Packs a convolution: weights as `[block][row][row_bytes / 4][channel of the block][4]`.
-pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
-    let n_channels = blocks.n_groups() * n_lanes * 4;
+/// Packs a convolution for vectors of `n_lanes` times 4 sums, of which a group takes `group_vectors`: weights
+/// as `[block][row][row_bytes / 4][channel of the block][4]`.
+pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, group_vectors: usize, n_lanes: usize) -> Packed {
+    let n_channels = blocks.n_groups() * group_vectors * n_lanes * 4;
     let mut weights = Aligned::zeros(n_channels * conv.n_rows * conv.row_bytes);
     let mut order = Vec::with_capacity(n_channels);
     let mut quads = weights.chunks_exact_mut(4);
     for block in 0..blocks.n_blocks() {
-        let of_block: Vec<usize> = channels(blocks.groups(block), n_lanes).collect();
+        let groups = blocks.groups(block);
+        let vectors = groups.start * group_vectors..groups.end * group_vectors;
+        let of_block: Vec<usize> = channels(vectors, n_lanes).collect();
         for row in 0..conv.n_rows {
             for at in (0..conv.row_bytes).step_by(4) {
                 for (&channel, quad) in of_block.iter().zip(&mut quads) {
