@@ -169,7 +169,7 @@ fn onet_matches_onnx_runtime() {
 }
 
 /// Logits that aren't rounded to bytes themselves move with the bytes before them.
-const MOST_OF_LOGITS: f32 = 0.05;
+const MOST_OF_LOGITS: f32 = 0.2;
 
 #[test]
 fn int8_classifiers_match_onnx_runtime() {
