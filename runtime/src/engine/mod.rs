@@ -258,6 +258,21 @@ pub struct Op {
     pub is_int8: bool,
 }
 
+/// What a step of a network made, see [`Model::trace`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traced {
+    /// What it does.
+    pub kind: &'static str,
+    /// Whether it is a convolution and nothing more: no table, no sum.
+    pub is_plain: bool,
+    /// The value of the graph that it made; empty for an output.
+    pub tensor: String,
+    /// The values that it read.
+    pub sources: Vec<String>,
+    /// The value's bytes, NCHW.
+    pub bytes: Vec<u8>,
+}
+
 /// A network with a fixed input shape, ready to run. Clones share the weights; each has its own memory.
 #[derive(Clone)]
 pub struct Model {
@@ -389,6 +404,37 @@ impl Model {
         input: &[f32],
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<&[Vec<f32>], EngineError> {
+        self.run_seen(input, &|seen| progress(seen.idx))
+    }
+
+    /// Like [`Model::run`] on the caller's thread, and gives the bytes of every tensor on the way; empty for
+    /// a network of which a part runs in float.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn trace(&mut self, input: &[f32]) -> Result<Vec<Traced>, EngineError> {
+        let team = self.team.take();
+        let bytes = std::sync::Mutex::new(Vec::new());
+        let outcome = self.run_seen(input, &|seen| {
+            bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(seen.bytes());
+        });
+        let outcome = outcome.map(|_| ());
+        self.team = team;
+        outcome?;
+        let Body::Region { program, .. } = &self.network.body else { return Ok(Vec::new()) };
+        let bytes = bytes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let name = |tensor: usize| program.tensors[tensor].name.clone();
+        let traced = program.steps.iter().zip(bytes).map(|(step, bytes)| Traced {
+            kind: step.work.kind(),
+            is_plain: step.work.is_plain(),
+            tensor: step.target.map_or_else(String::new, name),
+            sources: step.sources.iter().map(|&t| name(t)).collect(),
+            bytes,
+        });
+        Ok(traced.collect())
+    }
+
+    fn run_seen(&mut self, input: &[f32], progress: run::Progress<'_>) -> Result<&[Vec<f32>], EngineError> {
         if input.len() != self.network.input_shape.iter().product::<usize>() {
             return Err(self.differs("input", self.input_shape(), &[input.len()]));
         }
