@@ -127,7 +127,6 @@ pub(super) unsafe fn floats(sums: &[__m256i], numbers: &Numbers, dst: *mut f32) 
         let multiplier = unsafe { load_ps(numbers.multipliers.wrapping_add(vector * 8)) };
         let v = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), multiplier);
         // The order that blocks are packed in.
-        let low = dst.wrapping_add(4 * vector);
         let (dst, half) = (dst.wrapping_add(4 * vector), _mm256_castps256_ps128(v));
         // SAFETY: the caller's promise: the channel is within the block.
         unsafe { _mm_storeu_ps(dst, half) };
