@@ -227,34 +227,43 @@ impl ConvRun {
     #[inline(always)]
     pub(in crate::engine) fn tiles(&self, most: usize, mut each: impl FnMut(&Tile)) {
         let mut column = self.column;
-        let (mut dst, mut residual) = (self.dst.at, self.residual.map_or(std::ptr::null(), |r| r.at));
-        let (residual_step, residual_line) = self.residual.map_or((0, 0), |r| (r.step_bytes, r.line_bytes));
+        let null = Lines { at: std::ptr::null(), step_bytes: 0, line_bytes: 0 };
+        let (mut dst, mut residual) = (self.dst, self.residual.unwrap_or(null));
+        // From the pixel after a line's last one to the next line's first one.
+        let dst_gap = dst.line_bytes.wrapping_sub(self.width * dst.step_bytes);
+        let residual_gap = residual.line_bytes.wrapping_sub(self.width * residual.step_bytes);
         let n_tiles = self.n_pixels.div_ceil(most);
-        let mut done = 0;
-        for left in (1..=n_tiles).rev() {
-            let n_pixels = (self.n_pixels - done).div_ceil(left);
+        let (fewest, n_larger) = (self.n_pixels / n_tiles.max(1), self.n_pixels % n_tiles.max(1));
+        let mut src = self.src;
+        for tile_idx in 0..n_tiles {
+            let n_pixels = fewest + usize::from(tile_idx < n_larger);
             let mut tile = Tile {
-                src: self.src.wrapping_add(done * self.src_step_bytes),
+                src,
                 n_pixels,
-                dst: [std::ptr::null_mut(); MAX_TILE_PIXELS],
-                residual: [std::ptr::null(); MAX_TILE_PIXELS],
+                dst: [dst.at; MAX_TILE_PIXELS],
+                residual: [residual.at; MAX_TILE_PIXELS],
             };
-            for at in 0..n_pixels {
-                tile.dst[at] = dst;
-                tile.residual[at] = residual;
-                column += 1;
-                if column == self.width {
-                    column = 0;
-                    dst = dst.wrapping_add(self.dst.line_bytes - (self.width - 1) * self.dst.step_bytes);
-                    residual =
-                        residual.wrapping_add(residual_line.wrapping_sub((self.width - 1) * residual_step));
-                } else {
-                    dst = dst.wrapping_add(self.dst.step_bytes);
-                    residual = residual.wrapping_add(residual_step);
+            // All of them, in a loop that compilers unroll; then past the ends of lines.
+            for at in 0..MAX_TILE_PIXELS {
+                tile.dst[at] = dst.at.wrapping_add(at * dst.step_bytes);
+                tile.residual[at] = residual.at.wrapping_add(at * residual.step_bytes);
+            }
+            for end in (self.width - column..n_pixels).step_by(self.width) {
+                for at in end..n_pixels {
+                    tile.dst[at] = tile.dst[at].wrapping_add(dst_gap);
+                    tile.residual[at] = tile.residual[at].wrapping_add(residual_gap);
                 }
             }
             each(&tile);
-            done += n_pixels;
+            src = src.wrapping_add(n_pixels * self.src_step_bytes);
+            dst.at = dst.at.wrapping_add(n_pixels * dst.step_bytes);
+            residual.at = residual.at.wrapping_add(n_pixels * residual.step_bytes);
+            column += n_pixels;
+            while column >= self.width {
+                column -= self.width;
+                dst.at = dst.at.wrapping_add(dst_gap);
+                residual.at = residual.at.wrapping_add(residual_gap);
+            }
         }
     }
 }

@@ -154,8 +154,9 @@ pub(super) unsafe fn store(dst: *mut u8, q: __m512i, n_groups: usize) {
         return;
     }
     if n_groups == 1 {
+        let quarter = _mm256_castsi256_si128(half);
         // SAFETY: the caller's promise.
-        unsafe { _mm_storeu_si128(dst.cast(), _mm256_castsi256_si128(half)) };
+        unsafe { _mm_storeu_si128(dst.cast(), quarter) };
         return;
     }
     // SAFETY: the caller's promise.
@@ -268,8 +269,9 @@ unsafe fn add(
             let t = _mm512_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
             let t = _mm512_add_epi32(_mm512_cvtps_epi32(t), sum_zero);
             let t = _mm512_min_epi32(_mm512_max_epi32(t, min), max);
+            let q = _mm512_cvtepi32_epi8(t);
             // SAFETY: the caller's promise.
-            unsafe { _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(t)) };
+            unsafe { _mm_storeu_si128(dst.cast(), q) };
         }
     }
 }
