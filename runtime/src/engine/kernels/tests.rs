@@ -145,7 +145,8 @@ impl Random {
         let residual = (may_add && table.is_none() && self.chance(40)).then(|| Residual {
             own: self.one_of(&[0.5, 1.0, 0.731]),
             other: self.one_of(&[0.5, 1.0, 1.213]),
-            other_zero: self.byte(),
+            fixed: self.unit() * 400.0 - 200.0,
+            is_own_last: self.chance(50),
             sum: self.range(),
         });
         Finish::Bytes { range, slopes, table, residual }

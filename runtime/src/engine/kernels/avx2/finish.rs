@@ -138,12 +138,12 @@ pub(super) unsafe fn floats(sums: &[__m256i], numbers: &Numbers, dst: *mut f32) 
 
 /// Step 5 of the numbers, which is done to the bytes of a few pixels that the others have left.
 #[derive(Clone, Copy)]
-pub(super) struct Rest(Option<(Range8, Residual)>);
+pub(super) struct Rest(Option<Residual>);
 
 impl Rest {
     pub(super) fn new(finish: &Finish) -> Self {
         Rest(match finish {
-            Finish::Bytes { range, residual: Some(residual), .. } => Some((*range, *residual)),
+            Finish::Bytes { residual: Some(residual), .. } => Some(*residual),
             Finish::Bytes { .. } | Finish::Floats => None,
         })
     }
@@ -153,7 +153,7 @@ impl Rest {
     /// # Safety
     /// The block is the caller's to read and to write in `dst`, and with a residual to read in `residual`.
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn apply(
         &self,
         n_pixels: usize,
@@ -161,9 +161,9 @@ impl Rest {
         dst: impl Fn(usize) -> *mut u8,
         residual: impl Fn(usize) -> *const u8,
     ) {
-        if let Some((own, sum)) = self.0 {
+        if let Some(sum) = self.0 {
             // SAFETY: the caller's promise.
-            unsafe { add(own, sum, n_pixels, n_groups, dst, residual) };
+            unsafe { add(sum, n_pixels, n_groups, dst, residual) };
         }
     }
 }
@@ -172,23 +172,28 @@ impl Rest {
 ///
 /// # Safety
 /// As for [`Rest::apply`].
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 unsafe fn add(
-    own: Range8,
     residual: Residual,
     n_pixels: usize,
     n_groups: usize,
     dst: impl Fn(usize) -> *mut u8,
     other: impl Fn(usize) -> *const u8,
 ) {
-    let scaled = |q: __m128i, zero: __m256i, scale: __m256| {
-        let shifted = _mm256_sub_epi32(_mm256_cvtepu8_epi32(q), zero);
-        _mm256_mul_ps(_mm256_cvtepi32_ps(shifted), scale)
-    };
-    let own_zero = _mm256_set1_epi32(i32::from(own.zero));
-    let other_zero = _mm256_set1_epi32(i32::from(residual.other_zero));
     let (own_scale, other_scale) = (_mm256_set1_ps(residual.own), _mm256_set1_ps(residual.other));
-    let cut = Cut::new(residual.sum, None);
+    let fixed = _mm256_set1_ps(residual.fixed);
+    let float = |q: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
+    let sum = |q: __m128i, r: __m128i| {
+        let (q, r) = (float(q), float(r));
+        let t = if residual.is_own_last {
+            _mm256_fmadd_ps(q, own_scale, _mm256_fmadd_ps(r, other_scale, fixed))
+        } else {
+            _mm256_fmadd_ps(r, other_scale, _mm256_fmadd_ps(q, own_scale, fixed))
+        };
+        _mm256_cvtps_epi32(t)
+    };
+    // The zero point is in the sum.
+    let cut = Cut::new(Range8 { zero: 0, ..residual.sum }, None);
     for pixel in 0..n_pixels {
         for group in 0..n_groups {
             let dst = dst(pixel).wrapping_add(group * GROUP);
@@ -196,10 +201,8 @@ unsafe fn add(
             let q = unsafe { _mm_loadu_si128(dst.cast()) };
             // SAFETY: the caller's promise.
             let r = unsafe { _mm_loadu_si128(other(pixel).wrapping_add(group * GROUP).cast()) };
-            let low = _mm256_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
-            let (q, r) = (_mm_srli_si128::<8>(q), _mm_srli_si128::<8>(r));
-            let high = _mm256_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
-            let (low, high) = (_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
+            let low = sum(q, r);
+            let high = sum(_mm_srli_si128::<8>(q), _mm_srli_si128::<8>(r));
             let q = cut.bytes([low, high, low, high]);
             // 4 bytes of the lower half, 4 of the upper one, twice, in each lane.
             let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
