@@ -152,7 +152,7 @@ pub struct Settings {
 
 impl Settings {
     /// Most threads.
-    pub const MOST_THREADS: u8 = team::MAX_MEMBERS as u8;
+    pub const MOST_THREADS: u8 = team::MAX_MEMBERS;
 }
 
 impl Engine {
@@ -559,7 +559,7 @@ fn run_side_by_side(
     tables: Option<&[[u8; 256]; 3]>,
 ) {
     let mut slots = scratches.iter_mut().map(std::sync::Mutex::new);
-    let slots: [Option<std::sync::Mutex<&mut Scratch>>; team::MAX_MEMBERS] =
+    let slots: [Option<std::sync::Mutex<&mut Scratch>>; team::MAX_MEMBERS as usize] =
         std::array::from_fn(|_| slots.next());
     team.run(&|member| {
         let slot = slots.get(member.idx).and_then(Option::as_ref);

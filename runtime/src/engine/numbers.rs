@@ -6,8 +6,8 @@
 /// x = k ln 2 + r with |r| <= ln 2 / 2; e^r by its Taylor series (Cody & Waite, "Software Manual for the
 /// Elementary Functions", 1980, for the split of ln 2).
 fn exp(x: f64) -> f64 {
-    const LN2_HIGH: f64 = 0.693_147_180_369_123_816_49;
-    const LN2_LOW: f64 = 1.908_214_929_270_587_700_02e-10;
+    const LN2_HIGH: f64 = 0.693_147_180_369_123_8;
+    const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     if x.is_nan() {
         return x;
     }

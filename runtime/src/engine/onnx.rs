@@ -51,9 +51,9 @@ macro_rules! element {
 element!(f32, Float, 4, |t| t.float_data.clone());
 element!(i32, Int32, 4, |t| t.int32_data.clone());
 element!(i64, Int64, 8, |t| t.int64_data.clone());
-// A value that is out of range becomes the nearest one: such a file has no defined meaning.
-element!(i8, Int8, 1, |t| t.int32_data.iter().map(|&v| v.clamp(-128, 127) as i8).collect());
-element!(u8, Uint8, 1, |t| t.int32_data.iter().map(|&v| v.clamp(0, 255) as u8).collect());
+// A value that is out of range has no defined meaning: its lowest byte counts.
+element!(i8, Int8, 1, |t| t.int32_data.iter().map(|v| v.to_le_bytes()[0].cast_signed()).collect());
+element!(u8, Uint8, 1, |t| t.int32_data.iter().map(|v| v.to_le_bytes()[0]).collect());
 
 impl Constants {
     /// Takes the initializers and the values of `Constant` nodes out of `graph`.

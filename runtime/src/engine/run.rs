@@ -41,7 +41,7 @@ impl Seen<'_> {
                 for x in 0..t.width {
                     let at = y * t.line_bytes() + x * t.pixel_bytes + channel;
                     // SAFETY: inside the tensor; no member writes to it before the next step.
-                    bytes.push(unsafe { origin.add(at).read() });
+                    bytes.push(unsafe { origin.wrapping_add(at).read() });
                 }
             }
         }
@@ -170,7 +170,7 @@ impl Run<'_> {
                     #[expect(clippy::cast_precision_loss, reason = "rounds to nearest even, as defined")]
                     let v = (sum - zeros) as f32 * multiplier;
                     // SAFETY: a pixel of the target has as many bytes as one of x.
-                    unsafe { dst.add(channel).write(range.round(v)) };
+                    unsafe { dst.wrapping_add(channel).write(range.round(v)) };
                 }
             }
             (Work::Max { window }, Some(target)) => self.max(source(0), self.tensor(target), window, member),
@@ -214,7 +214,7 @@ impl Run<'_> {
         let start = origin.wrapping_sub(t.origin_bytes());
         let fill = |at: usize, n_bytes: usize| {
             // SAFETY: the border is inside the tensor's place, and the other members write what is inside it.
-            unsafe { start.add(at).write_bytes(t.zero, n_bytes) };
+            unsafe { start.wrapping_add(at).write_bytes(t.zero, n_bytes) };
         };
         fill(0, border.top * line);
         fill((border.top + t.height) * line, border.bottom * line);
@@ -250,7 +250,7 @@ impl Run<'_> {
                 for channel in 0..t.n_channels {
                     let q = range.round(floats[channel * plane + y * t.width + x] / scale);
                     // SAFETY: a channel of a pixel of the target's line, which no other member writes.
-                    unsafe { line.add(x * t.pixel_bytes + channel).write(q) };
+                    unsafe { line.wrapping_add(x * t.pixel_bytes + channel).write(q) };
                 }
             }
         }
@@ -370,7 +370,7 @@ impl Run<'_> {
     fn give(&self, name: &str, x: &Tensor, n_channels: usize, value: impl Fn(usize, usize, usize) -> f32) {
         let Some(idx) = self.program.outputs.iter().position(|p| p.name == name) else { return };
         // SAFETY: only the first member writes outputs, each step its own.
-        let output = unsafe { &mut *self.outputs.add(idx) };
+        let output = unsafe { &mut *self.outputs.wrapping_add(idx) };
         let mut values = output.iter_mut();
         for channel in 0..n_channels {
             for y in 0..x.height {
@@ -385,7 +385,7 @@ impl Run<'_> {
         let float = |y: usize, column: usize, channel: usize| {
             let pixel = x_at.wrapping_add(y * x.line_bytes() + column * x.pixel_bytes).cast::<f32>();
             // SAFETY: a channel of a pixel of x, whose pixels are aligned f32.
-            unsafe { pixel.add(part.from + channel).read() }
+            unsafe { pixel.wrapping_add(part.from + channel).read() }
         };
         match part.function {
             Function::None => self.give(name, x, part.n_channels, float),
@@ -394,7 +394,7 @@ impl Run<'_> {
                 self.give(name, x, part.n_channels, float);
                 let Some(idx) = self.program.outputs.iter().position(|p| p.name == name) else { return };
                 // SAFETY: only the first member writes outputs.
-                let output = unsafe { &mut *self.outputs.add(idx) };
+                let output = unsafe { &mut *self.outputs.wrapping_add(idx) };
                 let n_pixels = x.height * x.width;
                 let mut pixel = [0.0; MAX_SOFTMAX];
                 let pixel = &mut pixel[..part.n_channels.min(MAX_SOFTMAX)];
@@ -420,7 +420,7 @@ fn look_up_pixels(t: &Tensor, dst: *mut u8, pixels: &[u8], tables: &[[u8; 256]; 
             for channel in 0..3 {
                 let q = tables[channel][usize::from(rgb[channel])];
                 // SAFETY: a channel of a pixel of the target's line, which no other member writes.
-                unsafe { line.add(x * t.pixel_bytes + channel).write(q) };
+                unsafe { line.wrapping_add(x * t.pixel_bytes + channel).write(q) };
             }
         }
     }

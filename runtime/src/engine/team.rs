@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 const SPINS: u32 = 4096;
 
 /// Most threads of a team.
-pub(super) const MAX_MEMBERS: usize = 64;
+pub(super) const MAX_MEMBERS: u8 = 64;
 
 /// Threads that run the same closure, each with its own number. Dropping the team ends them.
 pub(super) struct Team {
@@ -109,7 +109,7 @@ impl Barrier {
 impl Team {
     /// A team of `n_members` threads, 1 to 64, the caller's being one of them.
     pub(super) fn new(n_members: usize) -> Self {
-        let n_members = n_members.clamp(1, MAX_MEMBERS);
+        let n_members = n_members.clamp(1, usize::from(MAX_MEMBERS));
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             begin: Condvar::new(),

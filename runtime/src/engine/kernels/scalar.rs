@@ -43,7 +43,7 @@ impl Kernels for Scalar {
                             weights[row * packed.row_bytes..][..packed.row_bytes].iter().enumerate()
                         {
                             // SAFETY: a row of taps is the caller's to read.
-                            acc += i32::from(w) * i32::from(unsafe { bytes.add(at).read() });
+                            acc += i32::from(w) * i32::from(unsafe { bytes.wrapping_add(at).read() });
                         }
                     }
                     // SAFETY: the pixel's channel is the caller's to write, the residual's to read.
@@ -78,7 +78,7 @@ impl Kernels for Scalar {
                     let at = row * run.src_row_bytes + column * run.pixel_bytes + channel;
                     let weight = packed.weights[tap * packed.n_out + channel];
                     // SAFETY: a tap is the caller's to read.
-                    acc += i32::from(weight) * i32::from(unsafe { window.add(at).read() });
+                    acc += i32::from(weight) * i32::from(unsafe { window.wrapping_add(at).read() });
                 }
                 // SAFETY: the pixel's channel is the caller's to write.
                 unsafe { finish(packed, channel, acc, dst, std::ptr::null()) };
@@ -119,7 +119,7 @@ unsafe fn finish(packed: &Packed, channel: usize, acc: i32, dst: *mut u8, residu
     let mut v = acc as f32 * packed.multipliers[channel];
     let Finish::Bytes { range, table, residual: sum, .. } = &packed.finish else {
         // SAFETY: the caller's to write; f32 pixels are aligned.
-        unsafe { dst.cast::<f32>().add(channel).write(v) };
+        unsafe { dst.cast::<f32>().wrapping_add(channel).write(v) };
         return;
     };
     if let Some(slopes) = &packed.slopes
@@ -133,9 +133,9 @@ unsafe fn finish(packed: &Packed, channel: usize, acc: i32, dst: *mut u8, residu
     }
     if let Some(sum) = sum {
         // SAFETY: the caller's to read.
-        let other = unsafe { residual.add(channel).read() };
+        let other = unsafe { residual.wrapping_add(channel).read() };
         q = sum.add(q, other);
     }
     // SAFETY: the caller's to write.
-    unsafe { dst.add(channel).write(q) };
+    unsafe { dst.wrapping_add(channel).write(q) };
 }

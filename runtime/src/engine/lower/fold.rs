@@ -72,7 +72,7 @@ fn fold_table(steps: &mut Vec<Step>, idx: usize) -> bool {
                 None => later,
             });
         }
-        Work::Table { table } => *table = Box::new(table.map(|q| later[usize::from(q)])),
+        Work::Table { table } => **table = table.map(|q| later[usize::from(q)]),
         _ => return false,
     }
     steps[maker].target = target;
