@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use prost::Message as _;
+use prost::bytes::Buf;
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::format_err;
@@ -21,12 +22,12 @@ const MAX_NODES: usize = 1 << 16;
 /// Most values of an input.
 const MAX_INPUT: usize = 1 << 26;
 
-/// See [`Engine::load`].
+/// See [`Engine::load`]; without a shape the file's own.
 pub(super) fn load(
     engine: &Engine,
     name: &str,
-    onnx: &[u8],
-    input_shape: &[usize],
+    onnx: impl Buf,
+    input_shape: Option<&[usize]>,
 ) -> Result<Model, EngineError> {
     let failed = |step: &'static str| {
         move |cause: TractError| EngineError::Load {
@@ -35,47 +36,23 @@ pub(super) fn load(
             cause: format!("{cause:#}"),
         }
     };
-    let proto = decode(onnx).map_err(failed("parse"))?;
+    let mut proto = decode(onnx).map_err(failed("parse"))?;
+    let (input, constants) = input_of(&mut proto).map_err(failed("parse"))?;
+    let input_shape = match input_shape {
+        Some(shape) => shape.to_vec(),
+        None => declared(&input).map_err(failed("declared input"))?,
+    };
     let n_values = input_shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     if n_values.is_none_or(|n| n == 0 || n > MAX_INPUT) {
         let cause = format_err!("expected 1 to {MAX_INPUT} values, found shape {input_shape:?}");
         return Err(failed("input")(cause));
     }
-    let (body, output_shapes) = body_of(engine, onnx, proto, input_shape).map_err(failed("load"))?;
-    let (name, input_shape) = (name.to_owned(), input_shape.to_vec());
-    Ok(Model::new(engine, Network { name, input_shape, output_shapes, body }))
+    let (body, output_shapes) =
+        body_of(engine, proto, &input.name, constants, &input_shape).map_err(failed("load"))?;
+    Ok(Model::new(engine, Network { name: name.to_owned(), input_shape, output_shapes, body }))
 }
 
-/// The input shape that a file declares; a first axis that it leaves open is 1.
-pub(super) fn declared_input(name: &str, onnx: &[u8]) -> Result<Vec<usize>, EngineError> {
-    use pb::tensor_shape_proto::dimension::Value as Size;
-    let shape = || -> TractResult<Vec<usize>> {
-        let mut proto = decode(onnx)?;
-        let graph = proto.graph.as_mut().ok_or_else(|| format_err!("the file has no graph"))?;
-        let constants = Constants::take(graph);
-        let input = graph.input.iter().find(|i| !constants.contains(&i.name));
-        let input = input.ok_or_else(|| format_err!("the graph has no input"))?;
-        let Some(pb::type_proto::Value::TensorType(tensor)) =
-            input.r#type.as_ref().and_then(|t| t.value.as_ref())
-        else {
-            return Err(format_err!("{}: expected a tensor", input.name));
-        };
-        let dims = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
-        let size = |(axis, dim): (usize, &pb::tensor_shape_proto::Dimension)| match &dim.value {
-            Some(Size::DimValue(n)) if *n > 0 => Ok(usize::try_from(*n)?),
-            _ if axis == 0 => Ok(1),
-            other => Err(format_err!("{}: expected a size for axis {axis}, found {other:?}", input.name)),
-        };
-        dims.iter().enumerate().map(size).collect()
-    };
-    shape().map_err(|cause| EngineError::Load {
-        network: name.to_owned(),
-        step: "declared input",
-        cause: format!("{cause:#}"),
-    })
-}
-
-fn decode(onnx: &[u8]) -> TractResult<pb::ModelProto> {
+fn decode(onnx: impl Buf) -> TractResult<pb::ModelProto> {
     let proto = pb::ModelProto::decode(onnx)?;
     let graph = proto.graph.as_ref().ok_or_else(|| format_err!("the file has no graph"))?;
     if graph.node.len() > MAX_NODES {
@@ -90,35 +67,60 @@ fn decode(onnx: &[u8]) -> TractResult<pb::ModelProto> {
     Ok(proto)
 }
 
-fn body_of(
-    engine: &Engine,
-    onnx: &[u8],
-    mut proto: pb::ModelProto,
-    input_shape: &[usize],
-) -> TractResult<(Body, Vec<Vec<usize>>)> {
+/// The graph's one input; and its constants, taken out of it.
+fn input_of(proto: &mut pb::ModelProto) -> TractResult<(pb::ValueInfoProto, Constants)> {
     let graph = proto.graph.as_mut().ok_or_else(|| format_err!("the file has no graph"))?;
     let constants = Constants::take(graph);
-    let inputs: Vec<_> = graph.input.iter().filter(|i| !constants.contains(&i.name)).collect();
-    let [input] = inputs[..] else {
-        return Err(format_err!("expected one input, found {}", inputs.len()));
+    let mut inputs = graph.input.iter().filter(|i| !constants.contains(&i.name));
+    match (inputs.next(), inputs.count()) {
+        (Some(input), 0) => Ok((input.clone(), constants)),
+        (first, n_more) => {
+            Err(format_err!("expected one input, found {}", usize::from(first.is_some()) + n_more))
+        }
+    }
+}
+
+/// The input shape that a file declares; a first axis that it leaves open is 1.
+fn declared(input: &pb::ValueInfoProto) -> TractResult<Vec<usize>> {
+    use pb::tensor_shape_proto::dimension::Value as Size;
+    let Some(pb::type_proto::Value::TensorType(tensor)) =
+        input.r#type.as_ref().and_then(|t| t.value.as_ref())
+    else {
+        return Err(format_err!("{}: expected a tensor", input.name));
     };
-    let input_name = input.name.clone();
+    let dims = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
+    let size = |(axis, dim): (usize, &pb::tensor_shape_proto::Dimension)| match &dim.value {
+        Some(Size::DimValue(n)) if *n > 0 => Ok(usize::try_from(*n)?),
+        _ if axis == 0 => Ok(1),
+        other => Err(format_err!("{}: expected a size for axis {axis}, found {other:?}", input.name)),
+    };
+    dims.iter().enumerate().map(size).collect()
+}
+
+fn body_of(
+    engine: &Engine,
+    proto: pb::ModelProto,
+    input_name: &str,
+    constants: Constants,
+    input_shape: &[usize],
+) -> TractResult<(Body, Vec<Vec<usize>>)> {
+    let graph = proto.graph.as_ref().ok_or_else(|| format_err!("the file has no graph"))?;
     // Shapes inside a graph that is partly float are tract's to find out.
     let inner = OnceCell::new();
-    let float_shape = |value: &str| {
+    let float_shape = |value: &str, constants: &Constants| {
         if value == input_name {
             return Some(input_shape.to_vec());
         }
-        inner.get_or_init(|| float_shapes(onnx, input_shape).unwrap_or_default()).get(value).cloned()
+        let found = || float_shapes(&proto, constants, input_shape).unwrap_or_default();
+        inner.get_or_init(found).get(value).cloned()
     };
     let lowered =
         lower::lower(graph, constants, engine.kernels, &float_shape).map_err(|why| format_err!("{why}"))?;
     let is_whole = lowered.kept.is_empty() && lowered.steps.iter().all(|s| s.region == 0);
     if is_whole && !lowered.steps.is_empty() {
-        let names: Vec<_> = graph.output.iter().map(|o| o.name.clone()).collect();
         let program = Program::new(engine.kernels, lowered.tensors, lowered.steps, Vec::new());
-        let place = |name: &String| program.outputs.iter().position(|port| port.name == *name);
-        let outputs: Option<Vec<usize>> = names.iter().map(place).collect();
+        let place = |o: &pb::ValueInfoProto| program.outputs.iter().position(|port| port.name == o.name);
+        let outputs: Option<Vec<usize>> = graph.output.iter().map(place).collect();
         let is_simple = program.inputs.len() == 1 && program.taken.is_empty();
         let outputs = outputs.filter(|_| is_simple).ok_or_else(|| format_err!("an output is not made"))?;
         let shape = |&idx: &usize| [&input_shape[..1], program.outputs[idx].shape.as_slice()].concat();
@@ -185,8 +187,16 @@ fn plan_of(
 }
 
 /// The shapes that tract finds for the values of the whole graph.
-fn float_shapes(onnx: &[u8], input_shape: &[usize]) -> TractResult<HashMap<String, Vec<usize>>> {
-    let proto = decode(onnx)?;
+fn float_shapes(
+    proto: &pb::ModelProto,
+    constants: &Constants,
+    input_shape: &[usize],
+) -> TractResult<HashMap<String, Vec<usize>>> {
+    let mut proto = proto.clone();
+    if let Some(graph) = proto.graph.as_mut() {
+        graph.initializer = constants.stand_ins();
+        graph.node.retain(|n| n.op_type != "Constant");
+    }
     let mut parsed = tract_onnx::onnx().parse(&proto, None)?;
     parsed.model.set_input_fact(0, f32::fact(input_shape).into())?;
     parsed.model.analyse(false)?;

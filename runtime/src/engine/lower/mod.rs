@@ -106,7 +106,7 @@ struct Lowering<'a> {
     constants: Constants,
     kernels: &'a dyn Kernels,
     /// Shapes of floats made outside, asked for only when one is quantized.
-    float_shape: &'a dyn Fn(&str) -> Option<Vec<usize>>,
+    float_shape: &'a dyn Fn(&str, &Constants) -> Option<Vec<usize>>,
     tensors: Vec<Tensor>,
     steps: Vec<Step>,
     values: HashMap<&'a str, Value>,
@@ -128,7 +128,7 @@ pub(super) fn lower(
     graph: &pb::GraphProto,
     constants: Constants,
     kernels: &dyn Kernels,
-    float_shape: &dyn Fn(&str) -> Option<Vec<usize>>,
+    float_shape: &dyn Fn(&str, &Constants) -> Option<Vec<usize>>,
 ) -> Result<Lowered, Refusal> {
     let mut makers = HashMap::new();
     for (idx, node) in graph.node.iter().enumerate() {
@@ -478,7 +478,8 @@ impl<'a> Lowering<'a> {
         if self.constants.contains(input) {
             return Err("its input is constant".into());
         }
-        let shape = (self.float_shape)(input).ok_or_else(|| format!("the shape of {input} is unknown"))?;
+        let shape = (self.float_shape)(input, &self.constants)
+            .ok_or_else(|| format!("the shape of {input} is unknown"))?;
         let (size, n_channels, is_flat) = match shape[..] {
             [_, n_channels, height, width] => ((height, width), n_channels, false),
             [_, n_channels] => ((1, 1), n_channels, true),
