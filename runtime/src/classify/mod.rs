@@ -3,7 +3,7 @@
 use image::RgbImage;
 
 use crate::bundle::{Calibration, Manifest};
-use crate::engine::{Engine, EngineError, Model, Normalisation};
+use crate::engine::{Engine, EngineError, Model, Normalisation, Picture};
 
 /// The bundle's network with what belongs to it; clones share the weights.
 #[derive(Clone)]
@@ -42,9 +42,9 @@ impl Classifier {
                 found: vec![other.height() as usize, other.width() as usize],
             });
         }
-        let pixels: Vec<&[u8]> = crops.iter().map(|crop| crop.as_raw().as_slice()).collect();
+        let pixels: Vec<Picture> = crops.iter().map(|crop| Picture::Pixels(crop.as_raw())).collect();
         let mut found = Vec::with_capacity(crops.len());
-        self.model.run_pixels_each(&pixels, |_, outputs| found.push([outputs[0][0], outputs[0][1]]))?;
+        self.model.run_each(&pixels, |_, outputs| found.push([outputs[0][0], outputs[0][1]]))?;
         Ok(found)
     }
 

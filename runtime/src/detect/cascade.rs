@@ -2,16 +2,19 @@
 
 use image::RgbImage;
 
+use super::cells::{CellMeans, Part, Window};
 use super::mosaic::{self, Patch, STEP_PX, WINDOW_PX};
 use super::suppress::{Candidate, Overlap, suppress};
 use super::{MAX_FACES, Settings};
-use crate::engine::{Engine, EngineError, Model, Normalisation};
+use crate::engine::{Engine, EngineError, Model, Picture};
 use crate::geom::{Detection, Point, Rect};
-use crate::resample::{Filter, Outside, Resampler};
 
 /// Side of a P-Net tile. Large enough that the overlap of patches costs little, small enough that
 /// the activations of a tile stay in the second-level cache.
 const TILE_PX: u32 = 128;
+/// Tiles, and windows of R-Net and O-Net, that are held at the same time: enough for every thread.
+const TILES_AT_ONCE: usize = 8;
+const WINDOWS_AT_ONCE: usize = 32;
 /// Windows that P-Net gives along a tile.
 const TILE_WINDOWS: usize = ((TILE_PX - WINDOW_PX) / STEP_PX + 1) as usize;
 /// Side of R-Net's input.
@@ -21,8 +24,12 @@ const ONET_PX: u32 = 48;
 /// Most windows that go from one network to the next, the strongest first: bounds the time of a
 /// picture that is full of face-like texture.
 const MAX_CANDIDATES: usize = 512;
-/// How much larger than the picture's shorter side a face may be and still be found.
-const LARGEST_FACE: f32 = 1.6;
+/// Share of a window that may lie outside the picture and simply be left out, as the networks' published
+/// pipeline does; what is left is then stretched to the networks' square. Stretched further a face loses its
+/// shape, so a window that reaches out more shows the picture's edge pixels repeated instead.
+const MOST_CLIPPED: f32 = 0.1;
+/// How much larger than the picture's longer side a window may be: what is larger shows nothing but edges.
+const LARGEST_WINDOW: f32 = 3.0;
 
 /// The shift of a box's edges that a network asks for, in parts of the box's width and height.
 type Offset = [f32; 4];
@@ -34,7 +41,7 @@ pub struct Mtcnn {
     pnet: Model,
     rnet: Model,
     onet: Model,
-    resampler: Resampler,
+    means: CellMeans,
 }
 
 impl Mtcnn {
@@ -64,16 +71,13 @@ impl Mtcnn {
         onet: &[u8],
     ) -> Result<Self, EngineError> {
         let tile = TILE_PX as usize;
-        let load = |name: &str, onnx: &[u8], side: usize| {
-            engine.load(name, onnx, &[1, 3, side, side])?.with_pixels(Normalisation::NONE)
-        };
-        let pnet = load("P-Net", pnet, tile)?;
+        let pnet = engine.load("P-Net", pnet, &[1, 3, tile, tile])?;
         pnet.expect_outputs(&[&[1, 1, TILE_WINDOWS, TILE_WINDOWS], &[1, 4, TILE_WINDOWS, TILE_WINDOWS]])?;
-        let rnet = load("R-Net", rnet, RNET_PX as usize)?;
+        let rnet = engine.load("R-Net", rnet, &[1, 3, RNET_PX as usize, RNET_PX as usize])?;
         rnet.expect_outputs(&[&[1, 1], &[1, 4]])?;
-        let onet = load("O-Net", onet, ONET_PX as usize)?;
+        let onet = engine.load("O-Net", onet, &[1, 3, ONET_PX as usize, ONET_PX as usize])?;
         onet.expect_outputs(&[&[1, 1], &[1, 4], &[1, 10]])?;
-        Ok(Mtcnn { settings, pnet, rnet, onet, resampler: Resampler::default() })
+        Ok(Mtcnn { settings, pnet, rnet, onet, means: CellMeans::default() })
     }
 
     /// The faces of an upright picture, most confident first, at most [`MAX_FACES`].
@@ -92,28 +96,34 @@ impl Mtcnn {
     /// [`EngineError`] when the network fails to run.
     pub fn propose(&mut self, picture: &RgbImage) -> Result<Vec<Rect>, EngineError> {
         let levels = pyramid(picture.dimensions(), &self.settings);
-        let inner: Vec<RgbImage> = levels
-            .iter()
-            .map(|level| self.resampler.whole(picture, level.inner.0, level.inner.1, Filter::Area))
-            .collect();
-        let sizes: Vec<_> = levels.iter().map(Level::size).collect();
+        let sizes: Vec<_> = levels.iter().map(Level::even_size).collect();
         let (patches, n_tiles) = mosaic::pack(&sizes, TILE_PX);
 
-        let mut tiles = vec![RgbImage::new(TILE_PX, TILE_PX); n_tiles];
-        for patch in &patches {
-            let level_idx = patch.level_idx;
-            copy_patch(&inner[level_idx], levels[level_idx].margin_px, patch, &mut tiles[patch.tile_idx]);
-        }
-        let pixels: Vec<&[u8]> = tiles.iter().map(|tile| tile.as_raw().as_slice()).collect();
         let mut per_level: Vec<Vec<Candidate<Offset>>> = vec![Vec::new(); levels.len()];
-        let threshold = self.settings.thresholds[0];
-        self.pnet.run_pixels_each(&pixels, |tile_idx, outputs| {
-            let (prob, offset) = (&outputs[0], &outputs[1]);
-            for patch in patches.iter().filter(|p| p.tile_idx == tile_idx) {
-                let found = &mut per_level[patch.level_idx];
-                read_windows(patch, &levels[patch.level_idx], prob, offset, threshold, found);
+        let side = TILE_PX as usize;
+        let mut tiles = vec![vec![0f32; 3 * side * side]; n_tiles.min(TILES_AT_ONCE)];
+        for first_idx in (0..n_tiles).step_by(TILES_AT_ONCE) {
+            let n_here = TILES_AT_ONCE.min(n_tiles - first_idx);
+            for patch in patches.iter().filter(|p| (first_idx..first_idx + n_here).contains(&p.tile_idx)) {
+                let part = Part {
+                    grid: levels[patch.level_idx].size,
+                    from: patch.from,
+                    size: patch.size,
+                    at: patch.at.1 as usize * side + patch.at.0 as usize,
+                    stride: side,
+                };
+                let tile = &mut tiles[patch.tile_idx - first_idx];
+                self.means.write(picture, &Window::whole(picture), &part, tile);
             }
-        })?;
+            let pictures: Vec<Picture> = tiles[..n_here].iter().map(|tile| Picture::Floats(tile)).collect();
+            let threshold = self.settings.thresholds[0];
+            self.pnet.run_each(&pictures, |idx, outputs| {
+                for patch in patches.iter().filter(|p| p.tile_idx == first_idx + idx) {
+                    let (scale, found) = (levels[patch.level_idx].scale, &mut per_level[patch.level_idx]);
+                    read_windows(patch, scale, &outputs[0], &outputs[1], threshold, found);
+                }
+            })?;
+        }
         let mut all = Vec::new();
         for mut found in per_level {
             keep_strongest(&mut found);
@@ -122,28 +132,30 @@ impl Mtcnn {
         }
         keep_strongest(&mut all);
         suppress(&mut all, 0.7, Overlap::Union);
-        Ok(all.iter().map(|c| shifted(&c.bbox, &c.extra).square(1.0)).collect())
+        Ok(all.iter().map(|c| from_published(&shifted(&c.bbox, &c.extra).square(1.0))).collect())
     }
 
     /// R-Net on each window.
     fn refine(&mut self, picture: &RgbImage, windows: &[Rect]) -> Result<Vec<Rect>, EngineError> {
         let mut found = Vec::new();
         let threshold = self.settings.thresholds[1];
-        look(&mut self.rnet, &mut self.resampler, picture, windows, RNET_PX, |window, outputs| {
+        look(&mut self.rnet, &mut self.means, picture, windows.iter(), RNET_PX, |window, outputs| {
             let score = outputs[0][0];
             if score > threshold {
-                found.push(Candidate { bbox: *window, score, extra: first_four(&outputs[1]) });
+                let moved = shifted(window, &first_four(&outputs[1]));
+                found.push(Candidate { bbox: to_published(window), score, extra: moved });
             }
         })?;
         suppress(&mut found, 0.7, Overlap::Union);
-        Ok(found.iter().map(|c| shifted(&c.bbox, &c.extra).square(1.0)).collect())
+        Ok(found.iter().map(|c| c.extra.square(1.0)).collect())
     }
 
     /// O-Net on each window: the final box, landmarks and confidence.
     fn locate(&mut self, picture: &RgbImage, windows: &[Rect]) -> Result<Vec<Detection>, EngineError> {
         let mut found = Vec::new();
+        // Of equal scores, and near 1 they are equal, the last window's stays as in the published pipeline.
         let threshold = self.settings.thresholds[2];
-        look(&mut self.onet, &mut self.resampler, picture, windows, ONET_PX, |window, outputs| {
+        look(&mut self.onet, &mut self.means, picture, windows.iter().rev(), ONET_PX, |window, outputs| {
             let score = outputs[0][0];
             if score > threshold {
                 let bbox = shifted(window, &first_four(&outputs[1]));
@@ -159,68 +171,47 @@ impl Mtcnn {
     }
 }
 
-/// One level of the pyramid: the picture scaled, with its edge pixels repeated round it.
+/// One level of the pyramid: the picture scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Level {
     /// Level pixels per picture pixel.
-    scale: f32,
-    /// Size of the scaled picture.
-    inner: (u32, u32),
-    /// Level pixels of surroundings on the left and at the top, even; not fewer on the other sides.
-    margin_px: u32,
+    scale: f64,
+    /// Width and height.
+    size: (u32, u32),
 }
 
 impl Level {
-    /// Width and height with the surroundings. Even: P-Net's pooling rounds odd sides up, which a tile
-    /// that goes on past the level's edge could not reproduce.
-    fn size(&self) -> (u32, u32) {
-        let side = |inner: u32| (inner + 2 * self.margin_px).next_multiple_of(2);
-        (side(self.inner.0), side(self.inner.1))
+    /// Width and height rounded up to even, the last pixels repeated: P-Net's pooling keeps a last odd pixel,
+    /// which a tile that goes on past the level's edge could not reproduce otherwise.
+    fn even_size(&self) -> (u32, u32) {
+        (self.size.0.next_multiple_of(2), self.size.1.next_multiple_of(2))
     }
 }
 
-/// The levels for a picture of `width` x `height`: in level k P-Net's window is
-/// `min_face_px / factor^k` wide. Goes on until the window is [`LARGEST_FACE`] times the shorter
-/// side; there the picture gets surroundings, or a face that fills it would not fit into any window.
+/// The levels for a picture of `width` x `height`: in level k P-Net's window is `min_face_px / factor^k`
+/// wide, at most the picture's shorter side.
 fn pyramid((width, height): (u32, u32), settings: &Settings) -> Vec<Level> {
-    #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
-    let (w, h) = (width as f32, height as f32);
+    let (w, h) = (f64::from(width), f64::from(height));
     let shorter = w.min(h);
-    #[expect(clippy::cast_precision_loss, reason = "a small constant")]
-    let window = WINDOW_PX as f32;
     let mut levels = Vec::new();
-    let mut face_px = settings.min_face_px.max(Settings::LEAST_FACE_PX);
-    while face_px <= LARGEST_FACE * shorter {
-        let scale = window / face_px;
+    let mut scale = f64::from(WINDOW_PX) / f64::from(settings.min_face_px.max(Settings::LEAST_FACE_PX));
+    while shorter * scale >= f64::from(WINDOW_PX) {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "at most a picture's side"
         )]
-        let scaled = |side: f32| (side * scale) as u32 + 1;
-        let margin_px = if face_px > 0.6 * shorter { WINDOW_PX / 2 } else { 0 };
-        levels.push(Level { scale, inner: (scaled(w), scaled(h)), margin_px });
-        face_px /= settings.pyramid_factor;
+        let scaled = |side: f64| (side * scale + 1.0) as u32;
+        levels.push(Level { scale, size: (scaled(w), scaled(h)) });
+        scale *= f64::from(settings.pyramid_factor);
     }
     levels
-}
-
-/// Copies a patch of a level into the tile; `inner` is the scaled picture of the level.
-fn copy_patch(inner: &RgbImage, margin_px: u32, patch: &Patch, tile: &mut RgbImage) {
-    let near = |at: u32, n: u32| at.saturating_sub(margin_px).min(n - 1);
-    for dy in 0..patch.size.1 {
-        let y = near(patch.from.1 + dy, inner.height());
-        for dx in 0..patch.size.0 {
-            let pixel = inner.get_pixel(near(patch.from.0 + dx, inner.width()), y);
-            tile.put_pixel(patch.at.0 + dx, patch.at.1 + dy, *pixel);
-        }
-    }
 }
 
 /// Reads P-Net's outputs at the windows of one patch; `prob` is 1 x n x n, `offset` 4 x n x n.
 fn read_windows(
     patch: &Patch,
-    level: &Level,
+    scale: f64,
     prob: &[f32],
     offset: &[f32],
     threshold: f32,
@@ -232,22 +223,34 @@ fn read_windows(
             let at = (patch.at.1 / STEP_PX + row) as usize * TILE_WINDOWS
                 + (patch.at.0 / STEP_PX + column) as usize;
             let score = prob[at];
-            if score <= threshold {
+            if score < threshold {
                 continue;
             }
-            let bbox = window_box(level, patch.from.0 + column * STEP_PX, patch.from.1 + row * STEP_PX);
+            let bbox = window_box(scale, patch.from.0 + column * STEP_PX, patch.from.1 + row * STEP_PX);
             let shift = std::array::from_fn(|i| offset[i * TILE_WINDOWS * TILE_WINDOWS + at]);
             found.push(Candidate { bbox, score, extra: shift });
         }
     }
 }
 
-/// The box, in the picture, that P-Net's offsets refer to when its window begins at (x, y) of `level`.
-/// As the networks were trained, pixels count from 1 and the first one of a window is no part of it.
-fn window_box(level: &Level, x: u32, y: u32) -> Rect {
-    #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
-    let edge = |at: u32, within: u32| ((at + within) as f32 - level.margin_px as f32) / level.scale;
-    Rect::from_corners(edge(x, 1) - 1.0, edge(y, 1) - 1.0, edge(x, WINDOW_PX), edge(y, WINDOW_PX))
+/// The published box of P-Net's window that begins at (x, y) of the level of `scale`, in whole pixels of the
+/// picture.
+fn window_box(scale: f64, x: u32, y: u32) -> Rect {
+    #[expect(clippy::cast_possible_truncation, reason = "sides are far below 2^24")]
+    let edge = |at: u32| (f64::from(at) / scale).floor() as f32;
+    Rect::from_corners(edge(x + 1), edge(y + 1), edge(x + WINDOW_PX), edge(y + WINDOW_PX))
+}
+
+/// A published box as a rectangle of the picture. The networks were trained with pixels that count from 1,
+/// and with boxes whose corners are their first and last pixels.
+fn from_published(bbox: &Rect) -> Rect {
+    Rect { x: bbox.x - 1.0, y: bbox.y - 1.0, w: bbox.w + 1.0, h: bbox.h + 1.0 }
+}
+
+/// The inverse of [`from_published`]. P-Net's offsets and the first two networks' suppression go by the
+/// published box, which is a pixel less wide and high.
+fn to_published(bbox: &Rect) -> Rect {
+    Rect { x: bbox.x + 1.0, y: bbox.y + 1.0, w: bbox.w - 1.0, h: bbox.h - 1.0 }
 }
 
 /// Leaves the [`MAX_CANDIDATES`] highest scores.
@@ -258,19 +261,61 @@ fn keep_strongest(candidates: &mut Vec<Candidate<Offset>>) {
     }
 }
 
-/// Runs a network on the pixels of each window.
-fn look(
+/// Runs a network on the pixels of each window that has some.
+fn look<'a>(
     network: &mut Model,
-    resampler: &mut Resampler,
+    means: &mut CellMeans,
     picture: &RgbImage,
-    windows: &[Rect],
+    windows: impl Iterator<Item = &'a Rect>,
     size_px: u32,
     mut each: impl FnMut(&Rect, &[Vec<f32>]),
 ) -> Result<(), EngineError> {
-    let mut crop = |window: &Rect| resampler.area(picture, window, size_px, Filter::Area, Outside::Nearest);
-    let crops: Vec<RgbImage> = windows.iter().map(&mut crop).collect();
-    let pixels: Vec<&[u8]> = crops.iter().map(|crop| crop.as_raw().as_slice()).collect();
-    network.run_pixels_each(&pixels, |idx, outputs| each(&windows[idx], outputs))
+    let (size, stride) = ((size_px, size_px), size_px as usize);
+    let part = Part { grid: size, from: (0, 0), size, at: 0, stride };
+    let mut visible = windows.filter_map(|w| Some((w, pixels_of(w, picture.dimensions())?)));
+    loop {
+        let some: Vec<(&Rect, Window)> = visible.by_ref().take(WINDOWS_AT_ONCE).collect();
+        if some.is_empty() {
+            return Ok(());
+        }
+        let mut inputs = vec![vec![0f32; 3 * stride * stride]; some.len()];
+        for ((_, window), input) in some.iter().zip(&mut inputs) {
+            means.write(picture, window, &part, input);
+        }
+        let pictures: Vec<Picture> = inputs.iter().map(|input| Picture::Floats(input)).collect();
+        network.run_each(&pictures, |idx, outputs| each(some[idx].0, outputs))?;
+    }
+}
+
+/// The whole pixels of a window, within a picture of `width` x `height` unless too much of it lies outside;
+/// `None` when it shows no pixel of the picture.
+fn pixels_of(window: &Rect, (width, height): (u32, u32)) -> Option<Window> {
+    #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
+    let largest = LARGEST_WINDOW * width.max(height) as f32;
+    if !window.is_finite() || window.w > largest || window.h > largest {
+        return None;
+    }
+    // Published corners are cut to whole pixels towards 0. The cast saturates, and what is far off is not shown.
+    #[expect(clippy::cast_possible_truncation, reason = "saturates")]
+    let edge = |at: f32| at.trunc().clamp(-1e8, 1e8) as i32;
+    let all = Window {
+        left: edge(window.x + 1.0) - 1,
+        top: edge(window.y + 1.0) - 1,
+        right: edge(window.right()),
+        bottom: edge(window.bottom()),
+    };
+    let inside = Window {
+        left: all.left.max(0),
+        top: all.top.max(0),
+        right: all.right.min(width.cast_signed()),
+        bottom: all.bottom.min(height.cast_signed()),
+    };
+    if inside.left >= inside.right || inside.top >= inside.bottom {
+        return None;
+    }
+    let area = |w: &Window| f64::from(w.width()) * f64::from(w.height());
+    let is_clipped = area(&inside) >= (1.0 - f64::from(MOST_CLIPPED)) * area(&all);
+    Some(if is_clipped { inside } else { all })
 }
 
 /// The box with each edge moved by `offset` times its width or height.
@@ -300,17 +345,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pyramid_reaches_from_the_smallest_face_past_the_shorter_side() {
+    fn the_pyramid_reaches_from_the_smallest_face_to_the_shorter_side() {
         let settings = Settings { min_face_px: 40.0, ..Settings::default() };
         let levels = pyramid((1920, 1080), &settings);
         assert!((levels[0].scale - 0.3).abs() < 1e-6, "{:?}", levels[0]);
         let largest = 12.0 / levels[levels.len() - 1].scale;
-        assert!(largest > 1080.0 * 1.1, "{largest}");
+        assert!((1080.0 * 0.709..=1080.0).contains(&largest), "{largest}");
         for level in &levels {
-            let (width, height) = level.size();
+            let (width, height) = level.even_size();
             assert!(width % 2 == 0 && height % 2 == 0, "{level:?}");
             assert!(width >= WINDOW_PX && height >= WINDOW_PX, "{level:?}");
         }
+    }
+
+    #[test]
+    fn windows_are_cut_to_whole_pixels_and_clipped_only_a_little() {
+        let window = |x0, y0, x1, y1| pixels_of(&Rect::from_corners(x0, y0, x1, y1), (100, 80));
+        let pixels = |left, top, right, bottom| Some(Window { left, top, right, bottom });
+        assert_eq!(window(10.7, 20.2, 30.9, 40.0), pixels(10, 20, 30, 40));
+        assert_eq!(window(-2.5, 0.0, 47.5, 50.0), pixels(0, 0, 47, 50));
+        assert_eq!(window(-10.0, 0.0, 40.0, 50.0), pixels(-10, 0, 40, 50));
+        assert_eq!(window(100.0, 0.0, 150.0, 50.0), None);
+        assert_eq!(window(10.0, 10.0, 10.5, 50.0), None);
+        assert_eq!(window(-200.0, -200.0, 200.0, 200.0), None);
+        assert_eq!(window(f32::NAN, 0.0, 40.0, 50.0), None);
+    }
+
+    #[test]
+    fn published_boxes_and_back() {
+        let bbox = Rect::from_corners(10.0, 20.0, 31.0, 44.0);
+        assert_eq!(from_published(&to_published(&bbox)), bbox);
+        assert_eq!(window_box(0.3, 0, 2), Rect::from_corners(3.0, 10.0, 40.0, 46.0));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! left at 24 and 48 px and move the boxes; O-Net also gives five landmarks.
 
 mod cascade;
+mod cells;
 mod mosaic;
 mod suppress;
 

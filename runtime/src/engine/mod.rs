@@ -229,6 +229,24 @@ impl Normalisation {
     }
 }
 
+/// One picture for a network.
+#[derive(Clone, Copy, Debug)]
+pub enum Picture<'a> {
+    /// The input's values, row-major.
+    Floats(&'a [f32]),
+    /// u8 RGB, row by row; see [`Model::with_pixels`].
+    Pixels(&'a [u8]),
+}
+
+impl Picture<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Picture::Floats(values) => values.len(),
+            Picture::Pixels(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// One op of a network, in the order in which they run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Op {
@@ -238,6 +256,21 @@ pub struct Op {
     pub kind: String,
     /// Whether it computes on bytes; the others are f32.
     pub is_int8: bool,
+}
+
+/// What a step of a network made, see [`Model::trace`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traced {
+    /// What it does.
+    pub kind: &'static str,
+    /// Whether it is a convolution and nothing more: no table, no sum.
+    pub is_plain: bool,
+    /// The value of the graph that it made; empty for an output.
+    pub tensor: String,
+    /// The values that it read.
+    pub sources: Vec<String>,
+    /// The value's bytes, NCHW.
+    pub bytes: Vec<u8>,
 }
 
 /// A network with a fixed input shape, ready to run. Clones share the weights; each has its own memory.
@@ -331,7 +364,7 @@ impl Model {
         Ok(())
     }
 
-    /// Makes [`Model::run_pixels`] possible: the input is [1, 3, height, width].
+    /// Makes [`Picture::Pixels`] possible: the input is [1, 3, height, width].
     ///
     /// # Errors
     /// [`EngineError::Shape`] when it isn't.
@@ -371,6 +404,37 @@ impl Model {
         input: &[f32],
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<&[Vec<f32>], EngineError> {
+        self.run_seen(input, &|seen| progress(seen.idx))
+    }
+
+    /// Like [`Model::run`] on the caller's thread, and gives the bytes of every tensor on the way; empty for
+    /// a network of which a part runs in float.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn trace(&mut self, input: &[f32]) -> Result<Vec<Traced>, EngineError> {
+        let team = self.team.take();
+        let bytes = std::sync::Mutex::new(Vec::new());
+        let outcome = self.run_seen(input, &|seen| {
+            bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(seen.bytes());
+        });
+        let outcome = outcome.map(|_| ());
+        self.team = team;
+        outcome?;
+        let Body::Region { program, .. } = &self.network.body else { return Ok(Vec::new()) };
+        let bytes = bytes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let name = |tensor: usize| program.tensors[tensor].name.clone();
+        let traced = program.steps.iter().zip(bytes).map(|(step, bytes)| Traced {
+            kind: step.work.kind(),
+            is_plain: step.work.is_plain(),
+            tensor: step.target.map_or_else(String::new, name),
+            sources: step.sources.iter().map(|&t| name(t)).collect(),
+            bytes,
+        });
+        Ok(traced.collect())
+    }
+
+    fn run_seen(&mut self, input: &[f32], progress: run::Progress<'_>) -> Result<&[Vec<f32>], EngineError> {
         if input.len() != self.network.input_shape.iter().product::<usize>() {
             return Err(self.differs("input", self.input_shape(), &[input.len()]));
         }
@@ -394,43 +458,45 @@ impl Model {
         Ok(&self.outputs)
     }
 
-    /// Runs the network on a picture, u8 RGB row by row; see [`Model::with_pixels`].
-    ///
-    /// # Errors
-    /// [`EngineError`] when `pixels` has the wrong number of bytes or an op fails.
-    pub fn run_pixels(&mut self, pixels: &[u8]) -> Result<&[Vec<f32>], EngineError> {
-        self.run_pixels_each(&[pixels], |_, _| ())?;
-        Ok(&self.outputs)
-    }
-
     /// Runs the network on pictures, as many at a time as there are threads; what is left over, and a
     /// single picture, is shared among the threads. `each` gets a picture's number and its outputs, in
-    /// order.
+    /// order. The network's input is one picture.
     ///
     /// # Errors
-    /// As [`Model::run_pixels`], before any picture has run, or for the first that fails.
-    pub fn run_pixels_each(
+    /// [`EngineError`] when a picture has the wrong number of values, before any has run, or for the first
+    /// that fails.
+    pub fn run_each(
         &mut self,
-        pictures: &[&[u8]],
+        pictures: &[Picture<'_>],
         mut each: impl FnMut(usize, &[Vec<f32>]),
     ) -> Result<(), EngineError> {
-        let n_bytes = self.network.input_shape.iter().product::<usize>();
-        if let Some(wrong) = pictures.iter().find(|p| p.len() != n_bytes) {
-            return Err(self.differs("pixels", self.input_shape(), &[wrong.len()]));
+        let n_values = self.network.input_shape.iter().product::<usize>();
+        if let Some(wrong) = pictures.iter().find(|p| p.len() != n_values) {
+            return Err(self.differs("picture", self.input_shape(), &[wrong.len()]));
         }
-        let Some(PixelInput { normalisation, tables }) = self.pixels.clone() else {
-            return Err(self.differs("pixels", &[], &[n_bytes]));
-        };
+        let pixels = self.pixels.clone();
+        let needs_pixels = pictures.iter().any(|p| matches!(p, Picture::Pixels(_)));
+        if self.network.input_shape[0] != 1 || needs_pixels && pixels.is_none() {
+            return Err(self.differs("input of pictures", &[1], self.input_shape()));
+        }
         let network = Arc::clone(&self.network);
         let Body::Region { program, outputs } = &network.body else {
-            for (idx, pixels) in pictures.iter().enumerate() {
-                let plane = n_bytes / 3;
-                let float = |at: usize| normalisation.of(at / plane, pixels[at % plane * 3 + at / plane]);
-                let floats: Vec<f32> = (0..n_bytes).map(float).collect();
-                each(idx, self.run(&floats)?);
+            for (idx, picture) in pictures.iter().enumerate() {
+                match (picture, &pixels) {
+                    (Picture::Pixels(bytes), Some(PixelInput { normalisation, .. })) => {
+                        let plane = n_values / 3;
+                        let float =
+                            |at: usize| normalisation.of(at / plane, bytes[at % plane * 3 + at / plane]);
+                        let floats: Vec<f32> = (0..n_values).map(float).collect();
+                        each(idx, self.run(&floats)?);
+                    }
+                    (Picture::Floats(floats), _) => each(idx, self.run(floats)?),
+                    (Picture::Pixels(_), None) => {}
+                }
             }
             return Ok(());
         };
+        let tables = pixels.as_ref().map(|p| &*p.tables);
         let n_members = self.team.as_ref().map_or(1, |team| team.n_members());
         let n_at_once = if pictures.len() >= n_members { n_members } else { 1 };
         while self.scratches.len() < n_at_once {
@@ -442,12 +508,9 @@ impl Model {
             let running = &pictures[first..first + n_running];
             match &self.team {
                 Some(team) if n_running > 1 => {
-                    run_side_by_side(program, team, &mut self.scratches, running, &tables);
+                    run_side_by_side(program, team, &mut self.scratches, running, tables);
                 }
-                _ => {
-                    let input = Input::Pixels(running[0], &tables);
-                    program.run(&mut self.scratches[0], input, self.team.as_deref(), &|_| ());
-                }
+                _ => run_one(program, &mut self.scratches[0], running[0], tables, self.team.as_deref()),
             }
             for (at, scratch) in self.scratches[..n_running].iter().enumerate() {
                 for (to, &idx) in self.outputs.iter_mut().zip(outputs) {
@@ -470,22 +533,39 @@ impl Model {
     }
 }
 
+/// Runs one picture; one of pixels has tables.
+fn run_one(
+    program: &Program,
+    scratch: &mut Scratch,
+    picture: Picture<'_>,
+    tables: Option<&[[u8; 256]; 3]>,
+    team: Option<&Team>,
+) {
+    match (picture, tables) {
+        (Picture::Floats(floats), _) => program.run(scratch, Input::Floats(&[floats]), team, &|_| ()),
+        (Picture::Pixels(bytes), Some(tables)) => {
+            program.run(scratch, Input::Pixels(bytes, tables), team, &|_| ());
+        }
+        (Picture::Pixels(_), None) => {}
+    }
+}
+
 /// Each member of the team runs one picture.
 fn run_side_by_side(
     program: &Program,
     team: &Team,
     scratches: &mut [Scratch],
-    pictures: &[&[u8]],
-    tables: &[[u8; 256]; 3],
+    pictures: &[Picture<'_>],
+    tables: Option<&[[u8; 256]; 3]>,
 ) {
     let mut slots = scratches.iter_mut().map(std::sync::Mutex::new);
     let slots: [Option<std::sync::Mutex<&mut Scratch>>; team::MAX_MEMBERS] =
         std::array::from_fn(|_| slots.next());
     team.run(&|member| {
         let slot = slots.get(member.idx).and_then(Option::as_ref);
-        if let (Some(slot), Some(pixels)) = (slot, pictures.get(member.idx)) {
+        if let (Some(slot), Some(picture)) = (slot, pictures.get(member.idx)) {
             let mut scratch = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            program.run(&mut scratch, Input::Pixels(pixels, tables), None, &|_| ());
+            run_one(program, &mut scratch, *picture, tables, None);
         }
     });
 }

@@ -19,7 +19,35 @@ pub(super) enum Input<'a> {
 }
 
 /// Called by the first member after each step.
-pub(super) type Progress<'a> = &'a (dyn Fn(usize) + Sync);
+pub(super) type Progress<'a> = &'a (dyn Fn(Seen<'_>) + Sync);
+
+/// A run after a step.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// Which step.
+    pub(super) idx: usize,
+    run: &'a Run<'a>,
+}
+
+impl Seen<'_> {
+    /// The channels of the step's tensor, NCHW; none where it makes no bytes.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let step = &self.run.program.steps[self.idx];
+        let Some(target) = step.target else { return Vec::new() };
+        let (t, origin) = self.run.tensor(target);
+        let mut bytes = Vec::with_capacity(t.n_channels * t.height * t.width);
+        for channel in 0..t.n_channels {
+            for y in 0..t.height {
+                for x in 0..t.width {
+                    let at = y * t.line_bytes() + x * t.pixel_bytes + channel;
+                    // SAFETY: inside the tensor; no member writes to it before the next step.
+                    bytes.push(unsafe { origin.add(at).read() });
+                }
+            }
+        }
+        bytes
+    }
+}
 
 /// What all members see of a run.
 struct Run<'a> {
@@ -60,7 +88,7 @@ impl Program {
                 run.step(step, member);
                 member.wait();
                 if member.idx == 0 {
-                    progress(idx);
+                    progress(Seen { idx, run });
                 }
             }
         };

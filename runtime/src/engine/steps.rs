@@ -1,6 +1,6 @@
 //! What a network is lowered to: tensors of bytes and steps between them.
 
-use super::kernels::{Packed, Range8};
+use super::kernels::{Finish, Packed, Range8};
 
 /// Index into a network's tensors.
 pub(super) type TensorId = usize;
@@ -17,6 +17,8 @@ pub(super) struct Border {
 /// An activation of one picture, NHWC; bytes with one scale, or f32.
 #[derive(Clone, Debug)]
 pub(super) struct Tensor {
+    /// The value of the graph that it holds.
+    pub(super) name: String,
     pub(super) height: usize,
     pub(super) width: usize,
     pub(super) n_channels: usize,
@@ -161,6 +163,12 @@ pub(super) enum Work {
 }
 
 impl Work {
+    /// Whether it is a convolution to bytes without a table or a residual.
+    pub(super) fn is_plain(&self) -> bool {
+        let (Work::Conv { packed, .. } | Work::Depthwise { packed, .. }) = self else { return false };
+        matches!(packed.finish, Finish::Bytes { table: None, residual: None, .. })
+    }
+
     /// The step's kind, for people.
     pub(super) fn kind(&self) -> &'static str {
         match self {

@@ -3,7 +3,7 @@
 use image::RgbImage;
 
 use crate::geom::Rect;
-use crate::resample::{Filter, Outside, Resampler};
+use crate::resample::Resampler;
 
 /// Cuts face crops; keeps its buffers between calls.
 #[derive(Default)]
@@ -23,7 +23,7 @@ impl Cropper {
     /// A box that is empty or not finite gives a black crop.
     pub fn crop(&mut self, picture: &RgbImage, bbox: &Rect, margin: f32, size_px: u32) -> RgbImage {
         let square = bbox.square(1.0 + margin);
-        self.resampler.area(picture, &square, size_px, Filter::Triangle, Outside::Mirror)
+        self.resampler.area(picture, &square, size_px)
     }
 }
 

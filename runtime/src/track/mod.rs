@@ -42,7 +42,8 @@ pub struct Settings {
     /// The same among faces that overlap, where one shows parts of another, and for a face that would
     /// have to have jumped though nothing else says that the picture changed.
     pub strict_distance: f32,
-    /// Looks this near are one person's when the face is where it was a moment ago.
+    /// Looks this near are one person's when the face is where it was a moment ago, and no other face was in its
+    /// way within [`Settings::crowd_ns`].
     pub close_distance: f32,
     /// Looks farther than this from each remembered one are never the track's.
     pub reach_distance: f32,
@@ -131,6 +132,8 @@ struct Track {
     memory: Memory,
     /// The picture was cut since the last observation: the box says nothing about the present.
     is_displaced: bool,
+    /// Time of the last observation that overlapped another face, which may be behind this one since.
+    crowded_ns: Option<i64>,
     first_ns: i64,
     n_observations: u32,
 }
@@ -142,6 +145,7 @@ impl Track {
             motion: Motion::at_rest(seen.detection.bbox, pts_ns),
             memory: Memory::new(&seen.appearance, pts_ns),
             is_displaced: false,
+            crowded_ns: None,
             first_ns: pts_ns,
             n_observations: 1,
         }
@@ -166,6 +170,8 @@ impl Track {
 struct Pair {
     /// Agreement of the boxes, 0..=1; `None` when the track's box is out of date.
     near: Option<f32>,
+    /// Somebody else may have been behind the track's face when it was last seen.
+    is_covering: bool,
     /// Distance to the latest look.
     latest: f32,
     /// Distance to the nearest exemplar.
@@ -275,10 +281,13 @@ impl Tracker {
             let Some(track) = track else { continue };
             let is_current = self.is_current(track, pts_ns);
             let expected = track.motion.predict(pts_ns);
+            let is_covering =
+                track.crowded_ns.is_some_and(|at_ns| pts_ns.saturating_sub(at_ns) <= self.settings.crowd_ns);
             for (pair, seen) in row.iter_mut().zip(observations) {
                 let near = motion::agreement(&expected, &seen.detection.bbox);
                 *pair = Some(Pair {
                     near: is_current.then_some(near),
+                    is_covering,
                     latest: track.memory.distance_to_latest(&seen.appearance),
                     known: track.memory.distance(&seen.appearance),
                 });
@@ -305,7 +314,9 @@ impl Tracker {
                     (Standing::Unfit, _) => continue,
                     (Standing::Crowded, _) => strict_distance,
                     (Standing::Free, Some(near)) if !is_rearranged => {
-                        strict_distance + near * (close_distance - strict_distance)
+                        // Who comes out from behind a face is near where it was, and shows parts of it.
+                        let here = if pair.is_covering { far_distance } else { close_distance };
+                        strict_distance + near * (here - strict_distance)
                     }
                     (Standing::Free, _) => far_distance,
                 };
@@ -330,6 +341,9 @@ impl Tracker {
             track.motion.observe(bbox, pts_ns);
         }
         track.n_observations = track.n_observations.saturating_add(1);
+        if standing == Standing::Crowded {
+            track.crowded_ns = Some(pts_ns);
+        }
         if standing == Standing::Free {
             track.memory.learn(&seen.appearance, pts_ns, &self.settings);
         }

@@ -40,11 +40,11 @@ impl Blocks {
 
 /// The channels of a block of vectors of `n_lanes` times 4 sums, in the order that packing four vectors to
 /// bytes, lane by lane, turns into the channels' own.
-pub(super) fn channels(groups: Range<usize>, n_lanes: usize) -> impl Iterator<Item = usize> {
-    let n_groups = groups.len();
-    let first = groups.start * n_lanes * 4;
-    (0..n_groups).flat_map(move |group| {
-        (0..n_lanes).flat_map(move |lane| (0..4).map(move |i| first + 4 * (n_groups * lane + group) + i))
+pub(super) fn channels(vectors: Range<usize>, n_lanes: usize) -> impl Iterator<Item = usize> {
+    let (first, n_vectors) = (vectors.start * n_lanes * 4, vectors.len());
+    (0..n_vectors * n_lanes * 4).map(move |at| {
+        let (vector, lane, i) = (at / (4 * n_lanes), at / 4 % n_lanes, at % 4);
+        first + 4 * (n_vectors * lane + vector) + i
     })
 }
 
@@ -53,18 +53,24 @@ pub(super) fn ordered<T: Copy + Default>(values: &[T], channels: &[usize]) -> Ve
     channels.iter().map(|&channel| values.get(channel).copied().unwrap_or_default()).collect()
 }
 
-/// Packs a convolution: weights as `[block][row][row_bytes / 4][channel of the block][4]`.
-pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
-    let mut weights = Vec::new();
-    let mut order = Vec::new();
+/// Packs a convolution for vectors of `n_lanes` times 4 sums, of which a group takes `group_vectors`: weights
+/// as `[block][row][row_bytes / 4][channel of the block][4]`.
+pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, group_vectors: usize, n_lanes: usize) -> Packed {
+    let n_channels = blocks.n_groups() * group_vectors * n_lanes * 4;
+    let mut weights = Aligned::zeros(n_channels * conv.n_rows * conv.row_bytes);
+    let mut order = Vec::with_capacity(n_channels);
+    let mut quads = weights.chunks_exact_mut(4);
     for block in 0..blocks.n_blocks() {
-        let of_block: Vec<usize> = channels(blocks.groups(block), n_lanes).collect();
+        let groups = blocks.groups(block);
+        let vectors = groups.start * group_vectors..groups.end * group_vectors;
+        let of_block: Vec<usize> = channels(vectors, n_lanes).collect();
         for row in 0..conv.n_rows {
             for at in (0..conv.row_bytes).step_by(4) {
-                for &channel in &of_block {
-                    let from = (channel * conv.n_rows + row) * conv.row_bytes + at;
-                    let exists = channel < conv.n_out;
-                    weights.extend((0..4).map(|tap| if exists { conv.weights[from + tap] } else { 0 }));
+                for (&channel, quad) in of_block.iter().zip(&mut quads) {
+                    if channel < conv.n_out {
+                        let from = (channel * conv.n_rows + row) * conv.row_bytes + at;
+                        quad.copy_from_slice(&conv.weights[from..from + 4]);
+                    }
                 }
             }
         }
@@ -75,7 +81,7 @@ pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, n_lanes: usize) -> Packed {
         n_rows: conv.n_rows,
         row_bytes: conv.row_bytes,
         n_blocks: blocks.n_blocks(),
-        weights: Aligned::copied(&weights),
+        weights,
         bias: Aligned::copied(&ordered(&conv.bias, &order)),
         multipliers: Aligned::copied(&ordered(&conv.multipliers, &order)),
         slopes: slopes(&conv.finish).map(|s| Aligned::copied(&ordered(s, &order))),

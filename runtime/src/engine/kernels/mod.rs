@@ -21,6 +21,8 @@
 #![allow(unsafe_code, reason = "kernels read and write what runs point to")]
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocks;
@@ -298,6 +300,10 @@ pub(in crate::engine) fn available() -> Vec<&'static dyn Kernels> {
     #[cfg(target_arch = "x86_64")]
     if avx512::Avx512::is_detected() {
         found.push(&avx512::Avx512);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if avx2::Avx2::is_detected() {
+        found.push(&avx2::Avx2);
     }
     #[cfg(target_arch = "aarch64")]
     found.extend(neon::available());

@@ -182,11 +182,21 @@ impl Product {
         let is_single = rows * columns == 1;
         let row_bytes = if is_single { n_in.next_multiple_of(4) } else { columns * pixel_bytes };
         let mut weights = vec![0; n_out * rows * row_bytes];
-        for (at, &w) in values.iter().enumerate() {
-            let (column, rest) = (at % columns, at / columns);
-            let (row, rest) = (rest % rows, rest / rows);
-            let (channel, out) = (rest % n_in, rest / n_in);
-            weights[(out * rows + row) * row_bytes + column * pixel_bytes + channel] = w;
+        for (packed, values) in weights
+            .chunks_exact_mut((rows * row_bytes).max(1))
+            .zip(values.chunks_exact((n_in * rows * columns).max(1)))
+        {
+            if is_single {
+                packed[..n_in].copy_from_slice(values);
+                continue;
+            }
+            for (channel, taps) in values.chunks_exact((rows * columns).max(1)).enumerate() {
+                for (row, taps) in taps.chunks_exact(columns).enumerate() {
+                    for (column, &w) in taps.iter().enumerate() {
+                        packed[row * row_bytes + column * pixel_bytes + channel] = w;
+                    }
+                }
+            }
         }
         Ok(Conv { n_out, n_rows: rows, row_bytes, weights, bias, multipliers, finish })
     }

@@ -281,16 +281,18 @@ impl<'a> Lowering<'a> {
     /// Adds a tensor, after a check of its size.
     fn tensor(
         &mut self,
+        name: &str,
         (height, width): (usize, usize),
         n_channels: usize,
         quant: Quant,
         region: usize,
     ) -> Result<TensorId, Refusal> {
-        self.tensor_of((height, width), n_channels, pixel_bytes(n_channels), Some(quant), region)
+        self.tensor_of(name, (height, width), n_channels, pixel_bytes(n_channels), Some(quant), region)
     }
 
     fn tensor_of(
         &mut self,
+        name: &str,
         (height, width): (usize, usize),
         n_channels: usize,
         pixel_bytes: usize,
@@ -302,6 +304,7 @@ impl<'a> Lowering<'a> {
             return Err(format!("{height} x {width} x {n_channels} are no values or too many"));
         }
         self.tensors.push(Tensor {
+            name: name.to_owned(),
             height,
             width,
             n_channels,
@@ -327,7 +330,8 @@ impl<'a> Lowering<'a> {
             return Err("a depthwise convolution without a quantized output".into());
         }
         let (n_channels, region) = (product.n_out(), self.tensors[of.tensor].region);
-        let tensor = self.tensor_of(product.size, n_channels, 4 * pixel_bytes(n_channels), None, region)?;
+        let tensor =
+            self.tensor_of(name, product.size, n_channels, 4 * pixel_bytes(n_channels), None, region)?;
         let packed = self.packed(name, of, product, &To::Floats)?;
         let work = Work::Conv { packed, window: product.window };
         self.step(name, work, vec![of.tensor], tensor);
@@ -367,7 +371,7 @@ impl<'a> Lowering<'a> {
             Value::Product { of, product, clip, is_flat } => {
                 let to = To::Bytes { scale: quant.scale, range: quant.clipped(clip) };
                 let region = self.tensors[of.tensor].region;
-                let target = self.tensor(product.size, product.n_out(), quant, region)?;
+                let target = self.tensor(name, product.size, product.n_out(), quant, region)?;
                 let packed = self.packed(input, of, &product, &to)?;
                 let work = if product.is_depthwise {
                     Work::Depthwise { packed, window: product.window }
@@ -382,7 +386,7 @@ impl<'a> Lowering<'a> {
                 let work =
                     Work::Add { own: own.scale / quant.scale, other: other.scale / quant.scale, range };
                 let (size, n_channels) = ((own.height, own.width), own.n_channels);
-                let target = self.tensor(size, n_channels, quant, own.region.max(other.region))?;
+                let target = self.tensor(name, size, n_channels, quant, own.region.max(other.region))?;
                 Ok(self.step(name, work, vec![a.tensor, b.tensor], target))
             }
             Value::Gate(x, gate) => {
@@ -390,7 +394,7 @@ impl<'a> Lowering<'a> {
                 let multiplier = own.scale * other.scale / quant.scale;
                 let work = Work::Gate { multiplier, range: quant.range };
                 let (size, n_channels) = ((own.height, own.width), own.n_channels);
-                let target = self.tensor(size, n_channels, quant, own.region.max(other.region))?;
+                let target = self.tensor(name, size, n_channels, quant, own.region.max(other.region))?;
                 Ok(self.step(name, work, vec![x.tensor, gate.tensor], target))
             }
             Value::Mean(x) => {
@@ -399,13 +403,13 @@ impl<'a> Lowering<'a> {
                 let n_pixels = (own.height * own.width) as f32;
                 let work =
                     Work::Mean { multiplier: own.scale / (n_pixels * quant.scale), range: quant.range };
-                let target = self.tensor((1, 1), own.n_channels, quant, own.region)?;
+                let target = self.tensor(name, (1, 1), own.n_channels, quant, own.region)?;
                 Ok(self.step(name, work, vec![x.tensor], target))
             }
             Value::Max(x, window, size) => {
                 let own = self.tensors[x.tensor].clone();
                 let same = Quant { scale: own.scale, range: Range8 { zero: own.zero, min: 0, max: 255 } };
-                let target = self.tensor(size, own.n_channels, same, own.region)?;
+                let target = self.tensor(name, size, own.n_channels, same, own.region)?;
                 let view = self.step(name, Work::Max { window }, vec![x.tensor], target);
                 self.requantized(name, view, quant)
             }
@@ -447,7 +451,7 @@ impl<'a> Lowering<'a> {
         quant: Quant,
     ) -> Result<View, Refusal> {
         let own = &self.tensors[view.tensor];
-        let target = self.tensor((own.height, own.width), own.n_channels, quant, own.region)?;
+        let target = self.tensor(name, (own.height, own.width), own.n_channels, quant, own.region)?;
         let step = self.step(name, Work::Table { table }, vec![view.tensor], target);
         Ok(View { is_flat: view.is_flat, ..step })
     }
@@ -470,7 +474,7 @@ impl<'a> Lowering<'a> {
             _ => return Err(format!("{input} has the shape {shape:?}, expected 2 or 4 axes")),
         };
         let pixel = if n_channels <= 4 { 4 } else { pixel_bytes(n_channels) };
-        let target = self.tensor_of(size, n_channels, pixel, Some(quant), level)?;
+        let target = self.tensor_of(name, size, n_channels, pixel, Some(quant), level)?;
         let work = Work::Quantize { name: input.to_owned(), scale: quant.scale, range: quant.range };
         Ok(View { is_flat, ..self.step(name, work, vec![], target) })
     }

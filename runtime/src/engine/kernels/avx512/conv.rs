@@ -11,7 +11,7 @@ use crate::engine::kernels::{Conv, ConvRun, Finish, Packed, Range8, Tile};
 const MOST_GROUPS: usize = 4;
 
 pub(super) fn pack(conv: &Conv) -> Packed {
-    blocks::pack_conv(conv, Blocks::new(conv.n_out, GROUP, MOST_GROUPS), 4)
+    blocks::pack_conv(conv, Blocks::new(conv.n_out, GROUP, MOST_GROUPS), 1, 4)
 }
 
 /// A block of a convolution and its run.
@@ -137,7 +137,7 @@ unsafe fn finish<const PIXELS: usize, const GROUPS: usize>(
     range: Range8,
     sums: &[[__m512i; GROUPS]; PIXELS],
 ) {
-    let cut = Cut::new(range);
+    let cut = Cut::new(range, &job.rest);
     // Four vectors are packed to one of bytes: of four pixels, two or one.
     let n_together = [4, 2, 1, 1][GROUPS - 1];
     unrolled!(pack in 0 1 2 3 4 5 6 7, < PIXELS.div_ceil(n_together) => {

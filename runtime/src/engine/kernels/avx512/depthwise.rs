@@ -7,7 +7,7 @@ use super::finish::{Cut, Numbers, Rest, store};
 use super::{GROUP, load};
 use crate::engine::kernels::blocks::{ordered, unrolled};
 use crate::engine::kernels::scalar::{slopes, without_slopes};
-use crate::engine::kernels::{Depthwise, DepthwiseRun, Finish, Packed, Range8};
+use crate::engine::kernels::{Depthwise, DepthwiseRun, Finish, Packed};
 use crate::engine::memory::Aligned;
 
 /// Groups of 16 channels of a block, one a lane of 128 bits.
@@ -79,7 +79,7 @@ struct Job<'a> {
     n_groups: usize,
     weights: *const i8,
     numbers: Numbers,
-    range: Range8,
+    cut: Cut,
 }
 
 /// Computes a run.
@@ -98,7 +98,7 @@ pub(super) unsafe fn run(packed: &Packed, run: &DepthwiseRun) {
             n_groups: n_groups(packed.n_out, block),
             weights: packed.weights[block * side.div_ceil(4) * side * COLUMN_BYTES..].as_ptr(),
             numbers: Numbers::new(packed, block * GROUPS),
-            range,
+            cut: Cut::new(range, &rest),
         };
         macro_rules! line_of {
             ($($side:literal $stride:literal $n_open:literal: $($n_segments:literal)*;)*) => {
@@ -141,7 +141,6 @@ unsafe fn line<const SIDE: usize, const STRIDE: usize, const OPEN: usize, const 
         src[segment] = run.src.wrapping_add(first * run.src_step_bytes + job.channel);
         dst[segment] = run.dst.wrapping_add(first * run.dst_step_bytes + job.channel);
     }
-    let cut = Cut::new(job.range);
     let mut sums = [[_mm512_setzero_si512(); GROUPS]; OPEN];
     for sums in &mut sums {
         // SAFETY: numbers are padded to whole blocks.
@@ -188,7 +187,7 @@ unsafe fn line<const SIDE: usize, const STRIDE: usize, const OPEN: usize, const 
             // SAFETY: numbers are padded to whole blocks.
             sums[turn] = unsafe { vectors(job.numbers.bias) };
             // SAFETY: the caller's promise: the groups that exist of every segment.
-            unsafe { store_segments(&dst, cut.bytes(v), job.n_groups) };
+            unsafe { store_segments(&dst, job.cut.bytes(v), job.n_groups) };
             for dst in &mut dst {
                 *dst = dst.wrapping_add(run.dst_step_bytes);
             }
@@ -208,7 +207,6 @@ unsafe fn line<const SIDE: usize, const STRIDE: usize, const OPEN: usize, const 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 unsafe fn any_line(job: &Job, side: usize) {
     let run = job.run;
-    let cut = Cut::new(job.range);
     for pixel in 0..run.n_pixels {
         let src = run.src.wrapping_add(pixel * run.src_step_bytes + job.channel);
         // SAFETY: numbers are padded to whole blocks.
@@ -230,7 +228,7 @@ unsafe fn any_line(job: &Job, side: usize) {
         }
         let dst = run.dst.wrapping_add(pixel * run.dst_step_bytes + job.channel);
         // SAFETY: the caller's promise: the groups that exist.
-        unsafe { store(dst, cut.bytes(v), job.n_groups) };
+        unsafe { store(dst, job.cut.bytes(v), job.n_groups) };
     }
 }
 

@@ -1,8 +1,9 @@
 //! From sums to bytes or floats.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{GROUP, load_ps};
+use super::{GROUP, load, load_ps};
 use crate::engine::kernels::{Finish, Packed, Range8, Residual};
 
 /// The per-channel numbers of a block.
@@ -46,22 +47,25 @@ impl Numbers {
     }
 }
 
-/// A [`Range8`] in every lane.
+/// A [`Range8`] in every lane, and a table where the processor looks up vectors.
 #[derive(Clone, Copy)]
 pub(super) struct Cut {
     zero: __m512i,
     min: __m512i,
     max: __m512i,
+    /// Null where there is none, or no VBMI.
+    table: *const u8,
 }
 
 impl Cut {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn new(range: Range8) -> Self {
+    pub(super) fn new(range: Range8, rest: &Rest) -> Self {
         Cut {
             zero: _mm512_set1_epi16(i16::from(range.zero)),
             min: _mm512_set1_epi8(range.min.cast_signed()),
             max: _mm512_set1_epi8(range.max.cast_signed()),
+            table: if let Rest::TableVbmi(table) = rest { table.as_ptr() } else { std::ptr::null() },
         }
     }
 
@@ -73,8 +77,42 @@ impl Cut {
         let low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), self.zero);
         let high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), self.zero);
         let q = _mm512_packus_epi16(low, high);
-        _mm512_min_epu8(_mm512_max_epu8(q, self.min), self.max)
+        let q = _mm512_min_epu8(_mm512_max_epu8(q, self.min), self.max);
+        if self.table.is_null() {
+            return q;
+        }
+        // SAFETY: `new` has set it to a table of `Rest::TableVbmi`.
+        unsafe { look_up_vector(self.table, q) }
     }
+}
+
+/// The bytes' entries.
+///
+/// # Safety
+/// The table has 256 entries; the processor has VBMI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn look_up_vector(table: *const u8, q: __m512i) -> __m512i {
+    let (mut low, mut high) = (q, q);
+    // SAFETY: the caller's promise.
+    let first = unsafe { load(table) };
+    // SAFETY: the caller's promise.
+    let third = unsafe { load(table.wrapping_add(128)) };
+    // Not the intrinsic: it is for functions that all processors with AVX-512 could not run.
+    // SAFETY: reads 64 bytes at half of the table; the processor has the instruction.
+    unsafe {
+        asm!(
+            "vpermi2b {low}, {first}, zmmword ptr [{table} + 64]",
+            "vpermi2b {high}, {third}, zmmword ptr [{table} + 192]",
+            low = inout(zmm_reg) low,
+            high = inout(zmm_reg) high,
+            first = in(zmm_reg) first,
+            third = in(zmm_reg) third,
+            table = in(reg) table,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    _mm512_mask_blend_epi8(_mm512_movepi8_mask(q), low, high)
 }
 
 /// Puts the sums of a pixel, `[group][GROUP]`, out as floats.
@@ -129,18 +167,6 @@ pub(super) unsafe fn store(dst: *mut u8, q: __m512i, n_groups: usize) {
     }
 }
 
-/// Up to 4 groups of 16 bytes; none but these are read.
-///
-/// # Safety
-/// They are the caller's to read.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn load_groups(src: *const u8, n_groups: usize) -> __m512i {
-    let mask = u64::MAX >> (64 - GROUP * n_groups);
-    // SAFETY: the caller's promise.
-    unsafe { _mm512_maskz_loadu_epi8(mask, src.cast()) }
-}
-
 /// Steps 4 and 5 of the numbers, which are done to the bytes of a few pixels that step 3 has left.
 #[derive(Clone, Copy)]
 pub(super) enum Rest<'a> {
@@ -179,7 +205,8 @@ impl<'a> Rest<'a> {
         residual: impl Fn(usize) -> *const u8,
     ) {
         match self {
-            Rest::None => {}
+            // `Cut` has looked up vectors.
+            Rest::None | Rest::TableVbmi(_) => {}
             Rest::Table(table) => {
                 for pixel in 0..n_pixels {
                     for at in 0..n_groups * GROUP {
@@ -187,10 +214,6 @@ impl<'a> Rest<'a> {
                         unsafe { look_up(table, dst(pixel).wrapping_add(at)) };
                     }
                 }
-            }
-            Rest::TableVbmi(table) => {
-                // SAFETY: the caller's promise; `new` has seen that the processor has VBMI.
-                unsafe { look_up_vbmi(table, n_pixels, n_groups, dst) };
             }
             Rest::Residual(own, sum) => {
                 // SAFETY: the caller's promise.
@@ -210,29 +233,6 @@ unsafe fn look_up(table: &[u8; 256], q: *mut u8) {
     let entry = table[usize::from(unsafe { q.read() })];
     // SAFETY: the caller's promise.
     unsafe { q.write(entry) };
-}
-
-/// Replaces bytes by their entries.
-///
-/// # Safety
-/// As for [`Rest::apply`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vbmi")]
-unsafe fn look_up_vbmi(table: &[u8; 256], n_pixels: usize, n_groups: usize, dst: impl Fn(usize) -> *mut u8) {
-    let mut quarters = [_mm512_setzero_si512(); 4];
-    for (quarter, entries) in quarters.iter_mut().zip(table.as_chunks::<64>().0) {
-        // SAFETY: 64 entries.
-        *quarter = unsafe { _mm512_loadu_si512(entries.as_ptr().cast()) };
-    }
-    for pixel in 0..n_pixels {
-        let dst = dst(pixel);
-        // SAFETY: the caller's promise.
-        let q = unsafe { load_groups(dst, n_groups) };
-        let low = _mm512_permutex2var_epi8(quarters[0], q, quarters[1]);
-        let high = _mm512_permutex2var_epi8(quarters[2], q, quarters[3]);
-        let entries = _mm512_mask_blend_epi8(_mm512_movepi8_mask(q), low, high);
-        // SAFETY: the caller's promise.
-        unsafe { store(dst, entries, n_groups) };
-    }
 }
 
 /// Adds residuals to bytes.

@@ -1,0 +1,110 @@
+//! Depthwise convolutions: 16 channels of a pixel at a time, two taps an instruction.
+
+use std::arch::x86_64::*;
+
+use super::finish::{Cut, Numbers, Rest};
+use super::{GROUP, load};
+use crate::engine::kernels::blocks::{channels, ordered};
+use crate::engine::kernels::scalar::{slopes, without_slopes};
+use crate::engine::kernels::{Depthwise, DepthwiseRun, Finish, Packed};
+use crate::engine::memory::Aligned;
+
+/// Weights of a group for two taps, 16 bits each.
+const PAIR_BYTES: usize = 2 * 2 * GROUP;
+
+/// Weights as `[group][tap / 2][channel of the group][2 taps]` of 16 bits.
+pub(super) fn pack(depthwise: &Depthwise) -> Packed {
+    let (n_channels, n_taps) = (depthwise.n_channels, depthwise.side * depthwise.side);
+    let n_groups = n_channels.div_ceil(GROUP);
+    let mut weights: Vec<i8> = Vec::new();
+    let mut order = Vec::new();
+    for group in 0..n_groups {
+        let of_group: Vec<usize> = channels(2 * group..2 * group + 2, 2).collect();
+        for first_tap in (0..n_taps).step_by(2) {
+            for &channel in &of_group {
+                for tap in first_tap..first_tap + 2 {
+                    let exists = tap < n_taps && channel < n_channels;
+                    let weight = if exists { depthwise.weights[tap * n_channels + channel] } else { 0 };
+                    weights.extend(i16::from(weight).to_le_bytes().map(u8::cast_signed));
+                }
+            }
+        }
+        order.extend(of_group);
+    }
+    Packed {
+        n_out: n_channels,
+        n_rows: depthwise.side,
+        row_bytes: 0,
+        n_blocks: n_groups,
+        weights: Aligned::copied(&weights),
+        bias: Aligned::copied(&ordered(&depthwise.bias, &order)),
+        multipliers: Aligned::copied(&ordered(&depthwise.multipliers, &order)),
+        slopes: slopes(&depthwise.finish).map(|s| Aligned::copied(&ordered(s, &order))),
+        finish: without_slopes(&depthwise.finish),
+    }
+}
+
+/// Computes a run.
+///
+/// # Safety
+/// As for `Kernels::depthwise`.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn run(packed: &Packed, run: &DepthwiseRun) {
+    let Finish::Bytes { range, .. } = packed.finish else { unreachable!("depthwise gives bytes") };
+    let (cut, rest) = (Cut::new(range), Rest::new(&packed.finish));
+    let n_taps = packed.n_rows * packed.n_rows;
+    // Where each tap is; of an odd one's partner, whose weight is 0, the same.
+    let mut taps = [0; 50];
+    for (tap, at) in taps.iter_mut().enumerate() {
+        let tap = tap.min(n_taps - 1);
+        *at = tap / packed.n_rows * run.src_row_bytes + tap % packed.n_rows * run.pixel_bytes;
+    }
+    for group in run.blocks.clone() {
+        let weights = packed.weights[group * n_taps.div_ceil(2) * PAIR_BYTES..].as_ptr();
+        let numbers = Numbers::new(packed, group);
+        let src = run.src.wrapping_add(group * GROUP);
+        let dst = |pixel| run.dst.wrapping_add(pixel * run.dst_step_bytes + group * GROUP);
+        for pixel in 0..run.n_pixels {
+            let src = src.wrapping_add(pixel * run.src_step_bytes);
+            // SAFETY: numbers are padded to whole groups.
+            let mut low = unsafe { load(numbers.bias) };
+            // SAFETY: numbers are padded to whole groups.
+            let mut high = unsafe { load(numbers.bias.wrapping_add(8)) };
+            for (pair, at) in taps.as_chunks::<2>().0[..n_taps.div_ceil(2)].iter().enumerate() {
+                // SAFETY: the caller's promise: a tap.
+                let first = unsafe { widened(src.wrapping_add(at[0])) };
+                // SAFETY: the caller's promise: a tap.
+                let second = unsafe { widened(src.wrapping_add(at[1])) };
+                let of_pair = weights.wrapping_add(pair * PAIR_BYTES);
+                // SAFETY: packed with as many pairs.
+                let weights = unsafe { load(of_pair) };
+                let products = _mm256_madd_epi16(_mm256_unpacklo_epi16(first, second), weights);
+                low = _mm256_add_epi32(low, products);
+                // SAFETY: packed with as many pairs.
+                let weights = unsafe { load(of_pair.wrapping_add(32)) };
+                let products = _mm256_madd_epi16(_mm256_unpackhi_epi16(first, second), weights);
+                high = _mm256_add_epi32(high, products);
+            }
+            // SAFETY: a group has two vectors.
+            let low = unsafe { numbers.round(0, low) };
+            // SAFETY: a group has two vectors.
+            let high = unsafe { numbers.round(1, high) };
+            let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(cut.bytes([low, high, low, high]));
+            // SAFETY: the caller's promise: a group of a pixel.
+            unsafe { _mm_storeu_si128(dst(pixel).cast(), _mm256_castsi256_si128(q)) };
+        }
+        // SAFETY: the caller's promise: a group of each pixel.
+        unsafe { rest.apply(run.n_pixels, 1, dst, |_| std::ptr::null()) };
+    }
+}
+
+/// 16 bytes as 16 bits each.
+///
+/// # Safety
+/// They are the caller's to read.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn widened(src: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(src.cast()) })
+}
