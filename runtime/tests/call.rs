@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candor::bundle::Bundle;
+use candor::engine::Engine;
 use candor::frame::{ColorMatrix, ColorRange, Frame, PixelFormat, Plane, Rotation};
 use candor::geom::Rect;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Settings, Sighting};
@@ -208,8 +209,13 @@ fn a_call_never_mixes_two_people() {
     };
     let mut source = Call { heads, scenes, info, damage: Damage::default(), next_idx: 0 };
     let every_frame = Settings { interval_ms: 200 };
-    let mut scanner =
-        Scanner::new(candor::detect::Settings::default(), every_frame, &Bundle::embedded().unwrap()).unwrap();
+    let mut scanner = Scanner::new(
+        &Engine::default(),
+        candor::detect::Settings::default(),
+        every_frame,
+        &Bundle::embedded().unwrap(),
+    )
+    .unwrap();
     scanner.scan(&mut source, &mut witness, &AtomicBool::new(false)).unwrap();
 
     let Witness { people_of, n_faces, n_seen, .. } = witness;

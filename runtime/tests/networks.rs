@@ -168,28 +168,36 @@ fn onet_matches_onnx_runtime() {
     compare("onet", &["prob", "offset", "landmarks"], MOST_8_BIT);
 }
 
-/// Logits that aren't rounded to bytes themselves move with the bytes before them.
-const MOST_OF_LOGITS: f32 = 0.05;
+/// With i8 activations ONNX Runtime computes some convolutions in float, so a byte may differ here and there.
+const MOST_OF_LOGITS_I8: f32 = 0.05;
 
 #[test]
 fn int8_classifiers_match_onnx_runtime() {
     for network in ["lite0", "lite4", "b0", "b5", "resnet18"] {
-        compare(&format!("{network}-int8"), &["logits"], MOST_OF_LOGITS);
+        compare(&format!("{network}-int8"), &["logits"], MOST);
     }
 }
 
 #[test]
 fn classifiers_that_onnx_runtime_quantized_match_it() {
-    for network in ["lite0-ort", "b0-ort", "resnet18-ort", "lite0-ort-s8"] {
-        compare(&format!("{network}-int8"), &["logits"], MOST_OF_LOGITS);
+    for network in ["lite0-ort", "b0-ort", "resnet18-ort"] {
+        compare(&format!("{network}-int8"), &["logits"], MOST);
     }
+    compare("lite0-ort-s8-int8", &["logits"], MOST_OF_LOGITS_I8);
 }
 
 #[test]
 fn every_step_matches_onnx_runtime() {
-    for network in
-        ["lite0-int8", "b0-int8", "resnet18-int8", "lite0-ort-int8", "b0-ort-int8", "resnet18-ort-int8"]
-    {
+    for network in [
+        "lite0-int8",
+        "lite4-int8",
+        "b5-int8",
+        "b0-int8",
+        "resnet18-int8",
+        "lite0-ort-int8",
+        "b0-ort-int8",
+        "resnet18-ort-int8",
+    ] {
         compare_steps(network, 0.02);
     }
 }

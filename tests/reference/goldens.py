@@ -49,7 +49,7 @@ from graph import save
 
 # Names of `zoo`; those with steps in their goldens, and those that score the crops.
 NETWORKS = ("lite0", "lite4", "b0", "b5", "resnet18", "lite0-ort", "b0-ort", "resnet18-ort", "lite0-ort-s8")
-WITH_STEPS = ("lite0", "b0", "resnet18", "lite0-ort", "b0-ort", "resnet18-ort")
+WITH_STEPS = ("lite0", "lite4", "b0", "b5", "resnet18", "lite0-ort", "b0-ort", "resnet18-ort")
 OF_CROPS = ("lite0", "b0", "resnet18")
 MTCNN_SHAPES = {"pnet": (1, 3, 61, 84), "rnet": (3, 3, 24, 24), "onet": (3, 3, 48, 48)}
 

@@ -2,7 +2,7 @@
 //! each, and waits for the others before the next.
 #![allow(unsafe_code, reason = "threads write to different places of one arena")]
 
-use super::kernels::plain::{Addition, Gating};
+use super::kernels::plain::Gating;
 use super::kernels::{ConvRun, DepthwiseRun, Lines, Packed};
 use super::numbers::{sigmoid, softmax};
 use super::program::{Program, Scratch};
@@ -128,23 +128,15 @@ impl Run<'_> {
             (Work::Depthwise { packed, window }, Some(target)) => {
                 self.depthwise(step, packed, window, target, member);
             }
-            (Work::Add { own, other, range }, Some(target)) => {
+            (Work::Add { sum }, Some(target)) => {
                 let ((a, a_at), (b, b_at), (t, dst)) = (source(0), source(1), self.tensor(target));
-                let numbers =
-                    Addition { own: *own, other: *other, a_zero: a.zero, b_zero: b.zero, range: *range };
                 for y in member.share(t.height) {
                     let n_bytes = t.width * t.pixel_bytes;
                     let a = a_at.wrapping_add(y * a.line_bytes());
                     let b = b_at.wrapping_add(y * b.line_bytes());
                     // SAFETY: a line of each tensor, which all have the same width and pixels.
                     unsafe {
-                        self.program.kernels.add(
-                            &numbers,
-                            a,
-                            b,
-                            dst.wrapping_add(y * t.line_bytes()),
-                            n_bytes,
-                        );
+                        self.program.kernels.add(sum, a, b, dst.wrapping_add(y * t.line_bytes()), n_bytes);
                     }
                 }
             }

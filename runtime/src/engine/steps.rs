@@ -1,6 +1,6 @@
 //! What a network is lowered to: tensors of bytes and steps between them.
 
-use super::kernels::{Finish, Packed, Range8};
+use super::kernels::{Finish, Packed, Range8, Residual};
 
 /// Index into a network's tensors.
 pub(super) type TensorId = usize;
@@ -124,11 +124,9 @@ pub(super) enum Work {
         packed: Packed,
         window: Window,
     },
-    /// round((a - its zero) * own + (b - its zero) * other).
+    /// The sum of the first source, as a convolution's bytes, and the second.
     Add {
-        own: f32,
-        other: f32,
-        range: Range8,
+        sum: Residual,
     },
     /// Every channel of the first source times the second's one pixel:
     /// round((x - its zero) * (gate - its zero) * multiplier).

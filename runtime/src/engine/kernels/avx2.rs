@@ -18,7 +18,7 @@ const GROUP: usize = 16;
 impl Avx2 {
     /// Whether this processor runs them.
     pub(in crate::engine) fn is_detected() -> bool {
-        is_x86_feature_detected!("avx2")
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
     }
 }
 
@@ -45,7 +45,7 @@ impl Kernels for Avx2 {
         unsafe { depthwise::run(packed, run) };
     }
 
-    super::plain::vectorised!("avx2");
+    super::plain::vectorised!("avx2", "fma");
 }
 
 /// 32 bytes of any numbers.

@@ -49,7 +49,7 @@ impl Kernels for Avx512 {
         unsafe { depthwise::run(packed, run) };
     }
 
-    super::plain::vectorised!("avx512f", "avx512bw", "avx512vl", "avx512dq");
+    super::plain::vectorised!("fma", "avx512f", "avx512bw", "avx512vl", "avx512dq");
 }
 
 /// 64 bytes of any numbers.

@@ -7,14 +7,14 @@
 //! the zero point. Weights are i8 with |w| <= 127, one scale an output channel.
 //!
 //! A convolution's sum is exact in i32: acc = bias + sum(w * q), with the input's zero point folded into
-//! the bias. Then, each step rounded to f32 on its own (never a fused multiply-add):
+//! the bias. Then, each operation rounded to f32 on its own, and fma being a product and a sum rounded once:
 //!
 //! 1. v = f32(acc) * multiplier; [`Finish::Floats`] ends here;
 //! 2. where there are slopes (PReLU): v = v * slope where v < 0;
 //! 3. q = zero + clamp(round(v), min - zero, max - zero), ties to the even number;
 //! 4. where there is a table (SiLU, sigmoid): q = table[q];
-//! 5. where there is a residual r: t = f32(q - zero) * own + f32(r - its zero) * other, and
-//!    q = sum.zero + clamp(round(t), ...) like 3.
+//! 5. where there is a residual r: q = clamp(round(fma(q, own, fma(r, other, fixed))), min, max), or with
+//!    the two operands the other way round; `fixed` holds the zero points. ONNX Runtime adds like this.
 //!
 //! The loader refuses numbers with which acc or round(v) could leave i32, so a kernel may convert before
 //! it clamps.
@@ -61,15 +61,27 @@ impl Range8 {
     /// The byte nearest to `zero + v`, ties to the even distance from `zero`; not a number gives `min`.
     #[inline(always)]
     pub(in crate::engine) fn round(self, v: f32) -> u8 {
-        // Written so that compilers turn loops of it into vectors. Adding 1.5 * 2^23 leaves no bit behind
-        // the point, so the sum is rounded to a whole number, which its lowest bits then are.
-        const WHOLE: f32 = 12_582_912.0;
         let zero = f32::from(self.zero);
-        let (low, high) = (f32::from(self.min) - zero, f32::from(self.max) - zero);
-        let kept = if v > low { v } else { low };
-        let kept = if kept < high { kept } else { high };
-        (kept + WHOLE).to_bits().to_le_bytes()[0].wrapping_add(self.zero)
+        nearest(v, f32::from(self.min) - zero, f32::from(self.max) - zero).wrapping_add(self.zero)
     }
+
+    /// The byte nearest to `v`, which has the zero point in it; ties to even, not a number gives `min`.
+    #[inline(always)]
+    pub(in crate::engine) fn round_whole(self, v: f32) -> u8 {
+        nearest(v, f32::from(self.min), f32::from(self.max))
+    }
+}
+
+/// The lowest byte of the whole number nearest to `v` moved to `low..=high`, ties to even; not a number gives
+/// `low`'s. Limits within +-2^20.
+#[inline(always)]
+fn nearest(v: f32, low: f32, high: f32) -> u8 {
+    // Written so that compilers turn loops of it into vectors. Adding 1.5 * 2^23 leaves no bit behind the
+    // point, so the sum is rounded to a whole number, which its lowest bits then are.
+    const WHOLE: f32 = 12_582_912.0;
+    let kept = if v > low { v } else { low };
+    let kept = if kept < high { kept } else { high };
+    (kept + WHOLE).to_bits().to_le_bytes()[0]
 }
 
 /// A residual that is added to a convolution's output: see the module's numbers.
@@ -79,8 +91,26 @@ pub(in crate::engine) struct Residual {
     pub(in crate::engine) own: f32,
     /// Scale of the residual's bytes over the sum's.
     pub(in crate::engine) other: f32,
-    pub(in crate::engine) other_zero: u8,
+    /// The sum's zero point less what the operands' zero points stand for in it.
+    pub(in crate::engine) fixed: f32,
+    /// Whether the convolution's bytes come last: then they are the sum's first operand.
+    pub(in crate::engine) is_own_last: bool,
+    /// Its `zero` is in `fixed`.
     pub(in crate::engine) sum: Range8,
+}
+
+impl Residual {
+    /// Step 5 of the numbers.
+    #[inline(always)]
+    pub(in crate::engine) fn add(&self, own: u8, other: u8) -> u8 {
+        let (own, other) = (f32::from(own), f32::from(other));
+        let t = if self.is_own_last {
+            own.mul_add(self.own, other.mul_add(self.other, self.fixed))
+        } else {
+            other.mul_add(self.other, own.mul_add(self.own, self.fixed))
+        };
+        self.sum.round_whole(t)
+    }
 }
 
 /// What becomes of a convolution's sums.
@@ -227,34 +257,43 @@ impl ConvRun {
     #[inline(always)]
     pub(in crate::engine) fn tiles(&self, most: usize, mut each: impl FnMut(&Tile)) {
         let mut column = self.column;
-        let (mut dst, mut residual) = (self.dst.at, self.residual.map_or(std::ptr::null(), |r| r.at));
-        let (residual_step, residual_line) = self.residual.map_or((0, 0), |r| (r.step_bytes, r.line_bytes));
+        let null = Lines { at: std::ptr::null(), step_bytes: 0, line_bytes: 0 };
+        let (mut dst, mut residual) = (self.dst, self.residual.unwrap_or(null));
+        // From the pixel after a line's last one to the next line's first one.
+        let dst_gap = dst.line_bytes.wrapping_sub(self.width * dst.step_bytes);
+        let residual_gap = residual.line_bytes.wrapping_sub(self.width * residual.step_bytes);
         let n_tiles = self.n_pixels.div_ceil(most);
-        let mut done = 0;
-        for left in (1..=n_tiles).rev() {
-            let n_pixels = (self.n_pixels - done).div_ceil(left);
+        let (fewest, n_larger) = (self.n_pixels / n_tiles.max(1), self.n_pixels % n_tiles.max(1));
+        let mut src = self.src;
+        for tile_idx in 0..n_tiles {
+            let n_pixels = fewest + usize::from(tile_idx < n_larger);
             let mut tile = Tile {
-                src: self.src.wrapping_add(done * self.src_step_bytes),
+                src,
                 n_pixels,
-                dst: [std::ptr::null_mut(); MAX_TILE_PIXELS],
-                residual: [std::ptr::null(); MAX_TILE_PIXELS],
+                dst: [dst.at; MAX_TILE_PIXELS],
+                residual: [residual.at; MAX_TILE_PIXELS],
             };
-            for at in 0..n_pixels {
-                tile.dst[at] = dst;
-                tile.residual[at] = residual;
-                column += 1;
-                if column == self.width {
-                    column = 0;
-                    dst = dst.wrapping_add(self.dst.line_bytes - (self.width - 1) * self.dst.step_bytes);
-                    residual =
-                        residual.wrapping_add(residual_line.wrapping_sub((self.width - 1) * residual_step));
-                } else {
-                    dst = dst.wrapping_add(self.dst.step_bytes);
-                    residual = residual.wrapping_add(residual_step);
+            // All of them, in a loop that compilers unroll; then past the ends of lines.
+            for at in 0..MAX_TILE_PIXELS {
+                tile.dst[at] = dst.at.wrapping_add(at * dst.step_bytes);
+                tile.residual[at] = residual.at.wrapping_add(at * residual.step_bytes);
+            }
+            for end in (self.width - column..n_pixels).step_by(self.width) {
+                for at in end..n_pixels {
+                    tile.dst[at] = tile.dst[at].wrapping_add(dst_gap);
+                    tile.residual[at] = tile.residual[at].wrapping_add(residual_gap);
                 }
             }
             each(&tile);
-            done += n_pixels;
+            src = src.wrapping_add(n_pixels * self.src_step_bytes);
+            dst.at = dst.at.wrapping_add(n_pixels * dst.step_bytes);
+            residual.at = residual.at.wrapping_add(n_pixels * residual.step_bytes);
+            column += n_pixels;
+            while column >= self.width {
+                column -= self.width;
+                dst.at = dst.at.wrapping_add(dst_gap);
+                residual.at = residual.at.wrapping_add(residual_gap);
+            }
         }
     }
 }

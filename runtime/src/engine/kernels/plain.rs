@@ -4,17 +4,7 @@
 //! not change, so every instruction set gives the same bytes.
 #![allow(unsafe_code, reason = "reads and writes what a step points to")]
 
-use super::Range8;
-
-/// dst = round((a - a_zero) * own + (b - b_zero) * other).
-#[derive(Clone, Copy, Debug)]
-pub(in crate::engine) struct Addition {
-    pub(in crate::engine) own: f32,
-    pub(in crate::engine) other: f32,
-    pub(in crate::engine) a_zero: u8,
-    pub(in crate::engine) b_zero: u8,
-    pub(in crate::engine) range: Range8,
-}
+use super::{Range8, Residual};
 
 /// dst = round((x - x_zero) * (gate - gate_zero) * multiplier).
 #[derive(Clone, Copy, Debug)]
@@ -25,11 +15,13 @@ pub(in crate::engine) struct Gating {
     pub(in crate::engine) range: Range8,
 }
 
+/// dst = the sum of a, as a convolution's bytes, and b.
+///
 /// # Safety
 /// `a`, `b` and `dst` are `n_bytes` bytes to read and to write.
 #[inline(always)]
 pub(in crate::engine) unsafe fn add(
-    numbers: &Addition,
+    numbers: &Residual,
     a: *const u8,
     b: *const u8,
     dst: *mut u8,
@@ -41,10 +33,8 @@ pub(in crate::engine) unsafe fn add(
     let b = unsafe { std::slice::from_raw_parts(b, n_bytes) };
     // SAFETY: the caller's promise; no tensor is its own sum.
     let dst = unsafe { std::slice::from_raw_parts_mut(dst, n_bytes) };
-    let (a_zero, b_zero) = (f32::from(numbers.a_zero), f32::from(numbers.b_zero));
     for ((dst, &a), &b) in dst.iter_mut().zip(a).zip(b) {
-        let sum = (f32::from(a) - a_zero) * numbers.own + (f32::from(b) - b_zero) * numbers.other;
-        *dst = numbers.range.round(sum);
+        *dst = numbers.add(a, b);
     }
 }
 
@@ -162,7 +152,7 @@ macro_rules! vectorised {
     ($($feature:literal),*) => {
         unsafe fn add(
             &self,
-            numbers: &$crate::engine::kernels::plain::Addition,
+            numbers: &$crate::engine::kernels::Residual,
             a: *const u8,
             b: *const u8,
             dst: *mut u8,
@@ -170,7 +160,7 @@ macro_rules! vectorised {
         ) {
             $(#[target_feature(enable = $feature)])*
             unsafe fn inner(
-                numbers: &$crate::engine::kernels::plain::Addition,
+                numbers: &$crate::engine::kernels::Residual,
                 a: *const u8,
                 b: *const u8,
                 dst: *mut u8,

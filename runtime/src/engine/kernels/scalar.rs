@@ -134,9 +134,7 @@ unsafe fn finish(packed: &Packed, channel: usize, acc: i32, dst: *mut u8, residu
     if let Some(sum) = sum {
         // SAFETY: the caller's to read.
         let other = unsafe { residual.add(channel).read() };
-        let own = f32::from(q) - f32::from(range.zero);
-        let other = f32::from(other) - f32::from(sum.other_zero);
-        q = sum.sum.round(own * sum.own + other * sum.other);
+        q = sum.add(q, other);
     }
     // SAFETY: the caller's to write.
     unsafe { dst.add(channel).write(q) };

@@ -5,13 +5,13 @@ use crate::engine::kernels::{Finish, Residual};
 use crate::engine::steps::{Step, Tensor, TensorId, Work};
 
 /// Folds tables and sums into the convolutions before them.
-pub(super) fn fold(tensors: &[Tensor], steps: &mut Vec<Step>) {
+pub(super) fn fold(steps: &mut Vec<Step>) {
     drop_unread(steps);
     let mut idx = 0;
     while idx < steps.len() {
         let is_folded = match &steps[idx].work {
             Work::Table { .. } => fold_table(steps, idx),
-            Work::Add { .. } => fold_sum(tensors, steps, idx),
+            Work::Add { .. } => fold_sum(steps, idx),
             _ => false,
         };
         if !is_folded {
@@ -80,23 +80,24 @@ fn fold_table(steps: &mut Vec<Step>, idx: usize) -> bool {
     true
 }
 
-fn fold_sum(tensors: &[Tensor], steps: &mut Vec<Step>, idx: usize) -> bool {
-    let Work::Add { own, other, range } = steps[idx].work else { return false };
+fn fold_sum(steps: &mut Vec<Step>, idx: usize) -> bool {
+    let Work::Add { sum } = steps[idx].work else { return false };
     let [a, b] = steps[idx].sources[..] else { return false };
     // Of two convolutions the later one takes the sum, so that the other operand is there.
-    let mut options: Vec<_> = [(a, b, own, other), (b, a, other, own)]
+    let swapped = Residual { own: sum.other, other: sum.own, is_own_last: !sum.is_own_last, ..sum };
+    let mut options: Vec<_> = [(a, b, sum), (b, a, swapped)]
         .into_iter()
-        .filter_map(|(conv, rest, own, other)| Some((sole_maker(steps, conv, idx)?, rest, own, other)))
+        .filter_map(|(conv, rest, sum)| Some((sole_maker(steps, conv, idx)?, rest, sum)))
         .collect();
     options.sort_by_key(|(maker, ..)| std::cmp::Reverse(*maker));
-    for (maker, rest, own, other) in options {
+    for (maker, rest, sum) in options {
         let target = steps[idx].target;
         let Work::Conv { packed, .. } = &mut steps[maker].work else { continue };
         let Finish::Bytes { table: None, residual, .. } = &mut packed.finish else { continue };
         if residual.is_some() {
             continue;
         }
-        *residual = Some(Residual { own, other, other_zero: tensors[rest].zero, sum: range });
+        *residual = Some(sum);
         steps[maker].target = target;
         steps[maker].sources.push(rest);
         // It may have to wait for the other operand.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tract_onnx::pb;
 
 use self::conv::{Product, To, Weights};
-use super::kernels::{Kernels, Packed, Range8, pixel_bytes};
+use super::kernels::{Kernels, Packed, Range8, Residual, pixel_bytes};
 use super::onnx::{Constants, NodeExt as _};
 use super::steps::{Function, Part, Step, Tensor, TensorId, Window, Work};
 
@@ -21,6 +21,9 @@ pub(super) type Refusal = String;
 /// Most bytes of one tensor, and of all tensors together.
 const MAX_TENSOR_BYTES: usize = 1 << 28;
 const MAX_BYTES: usize = 1 << 30;
+
+/// Largest scale of a sum's operand over the sum's, so that kernels may convert before they clamp.
+const MOST_RATIO: f32 = 65_536.0;
 
 /// A network as steps and what is left of its graph.
 pub(super) struct Lowered {
@@ -156,7 +159,7 @@ pub(super) fn lower(
         lowering.float(&output.name)?;
     }
     let Lowering { constants, mut tensors, mut steps, kept, .. } = lowering;
-    fold::fold(&tensors, &mut steps);
+    fold::fold(&mut steps);
     fold::widen(&mut tensors, &steps);
     let total = tensors.iter().try_fold(0usize, |sum, t| sum.checked_add(t.n_bytes()));
     if total.is_none_or(|n| n > MAX_BYTES) {
@@ -165,6 +168,16 @@ pub(super) fn lower(
     // A stable sort: within a region the order stays.
     steps.sort_by_key(|s| s.region);
     Ok(Lowered { constants, tensors, steps, kept })
+}
+
+/// The numbers of a sum of two tensors; as ONNX Runtime's, in whose order they are computed.
+fn sum_of(a: &Tensor, b: &Tensor, quant: Quant, clip: Clip) -> Result<Residual, Refusal> {
+    let (own, other) = (a.scale / quant.scale, b.scale / quant.scale);
+    let fixed = f32::from(quant.range.zero) - (own * f32::from(a.zero) + other * f32::from(b.zero));
+    if own.max(other).is_nan() || own.max(other) > MOST_RATIO {
+        return Err(format!("its scales are {own} and {other} times the sum's"));
+    }
+    Ok(Residual { own, other, fixed, is_own_last: true, sum: quant.clipped(clip) })
 }
 
 impl<'a> Lowering<'a> {
@@ -382,9 +395,7 @@ impl<'a> Lowering<'a> {
             }
             Value::Sum(a, b, clip) => {
                 let (own, other) = (&self.tensors[a.tensor], &self.tensors[b.tensor]);
-                let range = quant.clipped(clip);
-                let work =
-                    Work::Add { own: own.scale / quant.scale, other: other.scale / quant.scale, range };
+                let work = Work::Add { sum: sum_of(own, other, quant, clip)? };
                 let (size, n_channels) = ((own.height, own.width), own.n_channels);
                 let target = self.tensor(name, size, n_channels, quant, own.region.max(other.region))?;
                 Ok(self.step(name, work, vec![a.tensor, b.tensor], target))

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::finish::{Cut, Numbers, Rest, floats};
+use super::finish::{Cut, Numbers, Rest, Steps, floats};
 use super::{GROUP, load};
 use crate::engine::kernels::blocks::{self, Blocks, unrolled};
 use crate::engine::kernels::{Conv, ConvRun, Finish, Packed, Range8, Tile};
@@ -33,7 +33,8 @@ struct Job<'a> {
     channel: usize,
     /// Not for floats.
     range: Option<Range8>,
-    rest: Rest<'a>,
+    steps: Option<&'a Steps>,
+    rest: Rest,
 }
 
 /// Computes a run.
@@ -44,6 +45,7 @@ struct Job<'a> {
 pub(super) unsafe fn run(packed: &Packed, run: &ConvRun) {
     let blocks = Blocks::new(packed.n_out, GROUP, MOST_GROUPS);
     let n_taps = packed.n_rows * packed.row_bytes;
+    let steps = Steps::new(&packed.finish);
     for block in run.blocks.clone() {
         let groups = blocks.groups(block);
         let job = Job {
@@ -58,6 +60,7 @@ pub(super) unsafe fn run(packed: &Packed, run: &ConvRun) {
                 Finish::Bytes { range, .. } => Some(*range),
                 Finish::Floats => None,
             },
+            steps: steps.as_ref(),
             rest: Rest::new(&packed.finish),
         };
         let n_vectors = groups.len() * 2;
@@ -143,7 +146,7 @@ unsafe fn finish<const PIXELS: usize, const VECTORS: usize>(
     range: Range8,
     sums: &[[__m256i; VECTORS]; PIXELS],
 ) {
-    let cut = Cut::new(range);
+    let cut = Cut::new(range, job.steps);
     // Four vectors are packed to one of bytes: of two pixels or of one.
     let n_together = 4 / VECTORS;
     unrolled!(pack in 0 1 2, < PIXELS.div_ceil(n_together) => {
@@ -163,11 +166,12 @@ unsafe fn finish<const PIXELS: usize, const VECTORS: usize>(
             unsafe { _mm256_storeu_si256(dst(0).cast(), q) };
         } else {
             let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(q);
+            let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
             // SAFETY: the caller's promise: a group of a pixel.
-            unsafe { _mm_storeu_si128(dst(0).cast(), _mm256_castsi256_si128(q)) };
+            unsafe { _mm_storeu_si128(dst(0).cast(), low) };
             if first + 1 < PIXELS {
                 // SAFETY: the caller's promise: a group of a pixel.
-                unsafe { _mm_storeu_si128(dst(1).cast(), _mm256_extracti128_si256::<1>(q)) };
+                unsafe { _mm_storeu_si128(dst(1).cast(), high) };
             }
         }
     });

@@ -1,8 +1,8 @@
-//! Depthwise convolutions: 16 channels of a pixel at a time, two taps an instruction.
+//! Depthwise convolutions: 16 channels of two pixels at a time, two taps an instruction.
 
 use std::arch::x86_64::*;
 
-use super::finish::{Cut, Numbers, Rest};
+use super::finish::{Cut, Numbers, Steps};
 use super::{GROUP, load};
 use crate::engine::kernels::blocks::{channels, ordered};
 use crate::engine::kernels::scalar::{slopes, without_slopes};
@@ -51,50 +51,58 @@ pub(super) fn pack(depthwise: &Depthwise) -> Packed {
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn run(packed: &Packed, run: &DepthwiseRun) {
     let Finish::Bytes { range, .. } = packed.finish else { unreachable!("depthwise gives bytes") };
-    let (cut, rest) = (Cut::new(range), Rest::new(&packed.finish));
-    let n_taps = packed.n_rows * packed.n_rows;
-    // Where each tap is; of an odd one's partner, whose weight is 0, the same.
-    let mut taps = [0; 50];
-    for (tap, at) in taps.iter_mut().enumerate() {
-        let tap = tap.min(n_taps - 1);
-        *at = tap / packed.n_rows * run.src_row_bytes + tap % packed.n_rows * run.pixel_bytes;
+    let steps = Steps::new(&packed.finish);
+    let cut = Cut::new(range, steps.as_ref());
+    let side = packed.n_rows;
+    let n_taps = side * side;
+    // Where each tap is; the last one's partner, whose weight is 0, is where that is.
+    let mut taps = [(side - 1) * (run.src_row_bytes + run.pixel_bytes); 50];
+    for (row, taps) in taps[..n_taps].chunks_mut(side).enumerate() {
+        for (column, at) in taps.iter_mut().enumerate() {
+            *at = row * run.src_row_bytes + column * run.pixel_bytes;
+        }
     }
     for group in run.blocks.clone() {
         let weights = packed.weights[group * n_taps.div_ceil(2) * PAIR_BYTES..].as_ptr();
         let numbers = Numbers::new(packed, group);
-        let src = run.src.wrapping_add(group * GROUP);
+        let src = |pixel| run.src.wrapping_add(pixel * run.src_step_bytes + group * GROUP);
         let dst = |pixel| run.dst.wrapping_add(pixel * run.dst_step_bytes + group * GROUP);
-        for pixel in 0..run.n_pixels {
-            let src = src.wrapping_add(pixel * run.src_step_bytes);
+        for first in (0..run.n_pixels).step_by(2) {
+            // Two pixels, or one twice.
+            let pixels = [first, (first + 1).min(run.n_pixels - 1)];
             // SAFETY: numbers are padded to whole groups.
-            let mut low = unsafe { load(numbers.bias) };
+            let low = unsafe { load(numbers.bias) };
             // SAFETY: numbers are padded to whole groups.
-            let mut high = unsafe { load(numbers.bias.wrapping_add(8)) };
+            let high = unsafe { load(numbers.bias.wrapping_add(8)) };
+            let mut sums = [low, high, low, high];
             for (pair, at) in taps.as_chunks::<2>().0[..n_taps.div_ceil(2)].iter().enumerate() {
-                // SAFETY: the caller's promise: a tap.
-                let first = unsafe { widened(src.wrapping_add(at[0])) };
-                // SAFETY: the caller's promise: a tap.
-                let second = unsafe { widened(src.wrapping_add(at[1])) };
                 let of_pair = weights.wrapping_add(pair * PAIR_BYTES);
                 // SAFETY: packed with as many pairs.
-                let weights = unsafe { load(of_pair) };
-                let products = _mm256_madd_epi16(_mm256_unpacklo_epi16(first, second), weights);
-                low = _mm256_add_epi32(low, products);
+                let low = unsafe { load(of_pair) };
                 // SAFETY: packed with as many pairs.
-                let weights = unsafe { load(of_pair.wrapping_add(32)) };
-                let products = _mm256_madd_epi16(_mm256_unpackhi_epi16(first, second), weights);
-                high = _mm256_add_epi32(high, products);
+                let high = unsafe { load(of_pair.wrapping_add(32)) };
+                for (pixel, sums) in pixels.into_iter().zip(sums.as_chunks_mut::<2>().0) {
+                    // SAFETY: the caller's promise: a tap.
+                    let first = unsafe { widened(src(pixel).wrapping_add(at[0])) };
+                    // SAFETY: the caller's promise: a tap.
+                    let second = unsafe { widened(src(pixel).wrapping_add(at[1])) };
+                    let products = _mm256_madd_epi16(_mm256_unpacklo_epi16(first, second), low);
+                    sums[0] = _mm256_add_epi32(sums[0], products);
+                    let products = _mm256_madd_epi16(_mm256_unpackhi_epi16(first, second), high);
+                    sums[1] = _mm256_add_epi32(sums[1], products);
+                }
             }
-            // SAFETY: a group has two vectors.
-            let low = unsafe { numbers.round(0, low) };
-            // SAFETY: a group has two vectors.
-            let high = unsafe { numbers.round(1, high) };
-            let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(cut.bytes([low, high, low, high]));
+            for (at, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: a group has two vectors.
+                *sums = unsafe { numbers.round(at % 2, *sums) };
+            }
+            let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(cut.bytes(sums));
+            let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
             // SAFETY: the caller's promise: a group of a pixel.
-            unsafe { _mm_storeu_si128(dst(pixel).cast(), _mm256_castsi256_si128(q)) };
+            unsafe { _mm_storeu_si128(dst(pixels[0]).cast(), low) };
+            // SAFETY: the caller's promise: a group of a pixel.
+            unsafe { _mm_storeu_si128(dst(pixels[1]).cast(), high) };
         }
-        // SAFETY: the caller's promise: a group of each pixel.
-        unsafe { rest.apply(run.n_pixels, 1, dst, |_| std::ptr::null()) };
     }
 }
 

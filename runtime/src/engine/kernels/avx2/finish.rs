@@ -45,19 +45,58 @@ impl Numbers {
     }
 }
 
-/// A [`Range8`] in every lane.
+/// A table in 16 rows of 16, each of them xor the one before in its half, so that a sum of looked up rows is
+/// the last one's entry.
+pub(super) struct Steps([[u8; 16]; 16]);
+
+impl Steps {
+    pub(super) fn new(finish: &Finish) -> Option<Self> {
+        let Finish::Bytes { table: Some(table), .. } = finish else { return None };
+        let mut rows = [[0; 16]; 16];
+        for (at, row) in rows.iter_mut().enumerate() {
+            for (i, step) in row.iter_mut().enumerate() {
+                let entry = 16 * at + i;
+                *step = table[entry] ^ if at % 8 == 0 { 0 } else { table[entry - 16] };
+            }
+        }
+        Some(Steps(rows))
+    }
+
+    /// The bytes' entries.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn entries(&self, q: __m256i) -> __m256i {
+        let mut halves = [_mm256_setzero_si256(); 2];
+        let mut at = q;
+        for (half, rows) in halves.iter_mut().zip(self.0.as_chunks::<8>().0) {
+            for row in rows {
+                // SAFETY: 16 bytes.
+                let row = unsafe { _mm_loadu_si128(row.as_ptr().cast()) };
+                // Rows after the byte's own give 0: their places are negative.
+                let steps = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(row), at);
+                *half = _mm256_xor_si256(*half, steps);
+                at = _mm256_sub_epi8(at, _mm256_set1_epi8(16));
+            }
+        }
+        _mm256_blendv_epi8(halves[0], halves[1], q)
+    }
+}
+
+/// A [`Range8`] in every lane, and a table.
 #[derive(Clone, Copy)]
-pub(super) struct Cut {
+pub(super) struct Cut<'a> {
     zero: __m256i,
     min: __m256i,
     max: __m256i,
+    steps: Option<&'a Steps>,
 }
 
-impl Cut {
+impl<'a> Cut<'a> {
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) fn new(range: Range8) -> Self {
+    pub(super) fn new(range: Range8, steps: Option<&'a Steps>) -> Self {
         Cut {
+            steps,
             zero: _mm256_set1_epi16(i16::from(range.zero)),
             min: _mm256_set1_epi8(range.min.cast_signed()),
             max: _mm256_set1_epi8(range.max.cast_signed()),
@@ -72,7 +111,8 @@ impl Cut {
         let low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), self.zero);
         let high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), self.zero);
         let q = _mm256_packus_epi16(low, high);
-        _mm256_min_epu8(_mm256_max_epu8(q, self.min), self.max)
+        let q = _mm256_min_epu8(_mm256_max_epu8(q, self.min), self.max);
+        self.steps.map_or(q, |steps| steps.entries(q))
     }
 }
 
@@ -87,30 +127,25 @@ pub(super) unsafe fn floats(sums: &[__m256i], numbers: &Numbers, dst: *mut f32) 
         let multiplier = unsafe { load_ps(numbers.multipliers.wrapping_add(vector * 8)) };
         let v = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), multiplier);
         // The order that blocks are packed in.
-        let low = dst.wrapping_add(4 * vector);
+        let (dst, half) = (dst.wrapping_add(4 * vector), _mm256_castps256_ps128(v));
         // SAFETY: the caller's promise: the channel is within the block.
-        unsafe { _mm_storeu_ps(low, _mm256_castps256_ps128(v)) };
-        let high = low.wrapping_add(4 * sums.len());
+        unsafe { _mm_storeu_ps(dst, half) };
+        let (dst, half) = (dst.wrapping_add(4 * sums.len()), _mm256_extractf128_ps::<1>(v));
         // SAFETY: the caller's promise: the channel is within the block.
-        unsafe { _mm_storeu_ps(high, _mm256_extractf128_ps::<1>(v)) };
+        unsafe { _mm_storeu_ps(dst, half) };
     }
 }
 
-/// Steps 4 and 5 of the numbers, which are done to the bytes of a few pixels that step 3 has left.
+/// Step 5 of the numbers, which is done to the bytes of a few pixels that the others have left.
 #[derive(Clone, Copy)]
-pub(super) enum Rest<'a> {
-    None,
-    Table(&'a [u8; 256]),
-    Residual(Range8, Residual),
-}
+pub(super) struct Rest(Option<Residual>);
 
-impl<'a> Rest<'a> {
-    pub(super) fn new(finish: &'a Finish) -> Self {
-        match finish {
-            Finish::Bytes { table: Some(table), .. } => Rest::Table(table),
-            Finish::Bytes { range, residual: Some(residual), .. } => Rest::Residual(*range, *residual),
-            Finish::Bytes { .. } | Finish::Floats => Rest::None,
-        }
+impl Rest {
+    pub(super) fn new(finish: &Finish) -> Self {
+        Rest(match finish {
+            Finish::Bytes { residual: Some(residual), .. } => Some(*residual),
+            Finish::Bytes { .. } | Finish::Floats => None,
+        })
     }
 
     /// Applies it to a block of `n_groups` groups of some pixels.
@@ -118,7 +153,7 @@ impl<'a> Rest<'a> {
     /// # Safety
     /// The block is the caller's to read and to write in `dst`, and with a residual to read in `residual`.
     #[inline]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn apply(
         &self,
         n_pixels: usize,
@@ -126,57 +161,39 @@ impl<'a> Rest<'a> {
         dst: impl Fn(usize) -> *mut u8,
         residual: impl Fn(usize) -> *const u8,
     ) {
-        match self {
-            Rest::None => {}
-            Rest::Table(table) => {
-                for pixel in 0..n_pixels {
-                    for at in 0..n_groups * GROUP {
-                        // SAFETY: the caller's promise.
-                        unsafe { look_up(table, dst(pixel).wrapping_add(at)) };
-                    }
-                }
-            }
-            Rest::Residual(own, sum) => {
-                // SAFETY: the caller's promise.
-                unsafe { add(*own, *sum, n_pixels, n_groups, dst, residual) };
-            }
+        if let Some(sum) = self.0 {
+            // SAFETY: the caller's promise.
+            unsafe { add(sum, n_pixels, n_groups, dst, residual) };
         }
     }
-}
-
-/// Replaces a byte by its entry.
-///
-/// # Safety
-/// It is the caller's.
-#[inline]
-unsafe fn look_up(table: &[u8; 256], q: *mut u8) {
-    // SAFETY: the caller's promise.
-    let entry = table[usize::from(unsafe { q.read() })];
-    // SAFETY: the caller's promise.
-    unsafe { q.write(entry) };
 }
 
 /// Adds residuals to bytes.
 ///
 /// # Safety
 /// As for [`Rest::apply`].
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 unsafe fn add(
-    own: Range8,
     residual: Residual,
     n_pixels: usize,
     n_groups: usize,
     dst: impl Fn(usize) -> *mut u8,
     other: impl Fn(usize) -> *const u8,
 ) {
-    let scaled = |q: __m128i, zero: __m256i, scale: __m256| {
-        let shifted = _mm256_sub_epi32(_mm256_cvtepu8_epi32(q), zero);
-        _mm256_mul_ps(_mm256_cvtepi32_ps(shifted), scale)
-    };
-    let own_zero = _mm256_set1_epi32(i32::from(own.zero));
-    let other_zero = _mm256_set1_epi32(i32::from(residual.other_zero));
     let (own_scale, other_scale) = (_mm256_set1_ps(residual.own), _mm256_set1_ps(residual.other));
-    let cut = Cut::new(residual.sum);
+    let fixed = _mm256_set1_ps(residual.fixed);
+    let float = |q: __m128i| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q));
+    let sum = |q: __m128i, r: __m128i| {
+        let (q, r) = (float(q), float(r));
+        let t = if residual.is_own_last {
+            _mm256_fmadd_ps(q, own_scale, _mm256_fmadd_ps(r, other_scale, fixed))
+        } else {
+            _mm256_fmadd_ps(r, other_scale, _mm256_fmadd_ps(q, own_scale, fixed))
+        };
+        _mm256_cvtps_epi32(t)
+    };
+    // The zero point is in the sum.
+    let cut = Cut::new(Range8 { zero: 0, ..residual.sum }, None);
     for pixel in 0..n_pixels {
         for group in 0..n_groups {
             let dst = dst(pixel).wrapping_add(group * GROUP);
@@ -184,10 +201,8 @@ unsafe fn add(
             let q = unsafe { _mm_loadu_si128(dst.cast()) };
             // SAFETY: the caller's promise.
             let r = unsafe { _mm_loadu_si128(other(pixel).wrapping_add(group * GROUP).cast()) };
-            let low = _mm256_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
-            let (q, r) = (_mm_srli_si128::<8>(q), _mm_srli_si128::<8>(r));
-            let high = _mm256_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
-            let (low, high) = (_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
+            let low = sum(q, r);
+            let high = sum(_mm_srli_si128::<8>(q), _mm_srli_si128::<8>(r));
             let q = cut.bytes([low, high, low, high]);
             // 4 bytes of the lower half, 4 of the upper one, twice, in each lane.
             let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);

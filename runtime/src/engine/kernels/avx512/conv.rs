@@ -186,8 +186,9 @@ unsafe fn finish<const PIXELS: usize, const GROUPS: usize>(
             }
             3 => {
                 let order = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15);
+                let q = _mm512_permutexvar_epi32(order, q);
                 // SAFETY: the caller's promise: three groups of a pixel.
-                unsafe { store(dst(0), _mm512_permutexvar_epi32(order, q), 3) };
+                unsafe { store(dst(0), q, 3) };
             }
             // SAFETY: the caller's promise: four groups of a pixel.
             _ => unsafe { store(dst(0), q, 4) },

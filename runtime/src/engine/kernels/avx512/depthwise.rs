@@ -146,6 +146,12 @@ unsafe fn line<const SIDE: usize, const STRIDE: usize, const OPEN: usize, const 
         // SAFETY: numbers are padded to whole blocks.
         *sums = unsafe { vectors(job.numbers.bias) };
     }
+    // Registers hold the weights of three columns, no more.
+    let mut kept = [[_mm512_setzero_si512(); GROUPS]; 3];
+    for (column, kept) in kept.iter_mut().enumerate() {
+        // SAFETY: packed with at least as many columns.
+        *kept = unsafe { vectors(job.weights.wrapping_add(column * COLUMN_BYTES)) };
+    }
     macro_rules! add_column {
         ($turn:expr, $column:expr) => {
             unrolled!(set in 0 1, < SIDE.div_ceil(4) => {
@@ -156,9 +162,12 @@ unsafe fn line<const SIDE: usize, const STRIDE: usize, const OPEN: usize, const 
                     if $column >= open * STRIDE {
                         let sums = &mut sums[($turn + open) % OPEN];
                         let at = set * SIDE + $column - open * STRIDE;
-                        // Read each time: there are more of them than registers.
-                        // SAFETY: packed with as many columns.
-                        let weights = unsafe { vectors(job.weights.wrapping_add(at * COLUMN_BYTES)) };
+                        let weights = if SIDE == 3 {
+                            kept[at]
+                        } else {
+                            // SAFETY: packed with as many columns.
+                            unsafe { vectors(job.weights.wrapping_add(at * COLUMN_BYTES)) }
+                        };
                         for group in 0..GROUPS {
                             sums[group] = _mm512_dpbusd_epi32(sums[group], taps[group], weights[group]);
                         }
@@ -186,8 +195,9 @@ unsafe fn line<const SIDE: usize, const STRIDE: usize, const OPEN: usize, const 
             }
             // SAFETY: numbers are padded to whole blocks.
             sums[turn] = unsafe { vectors(job.numbers.bias) };
+            let q = job.cut.bytes(v);
             // SAFETY: the caller's promise: the groups that exist of every segment.
-            unsafe { store_segments(&dst, job.cut.bytes(v), job.n_groups) };
+            unsafe { store_segments(&dst, q, job.n_groups) };
             for dst in &mut dst {
                 *dst = dst.wrapping_add(run.dst_step_bytes);
             }
@@ -222,13 +232,14 @@ unsafe fn any_line(job: &Job, side: usize) {
                 v[group] = _mm512_dpbusd_epi32(v[group], taps[group], weights[group]);
             }
         }
-        for group in 0..GROUPS {
+        for (group, v) in v.iter_mut().enumerate() {
             // SAFETY: numbers are padded to whole blocks.
-            v[group] = unsafe { job.numbers.round(group, v[group]) };
+            *v = unsafe { job.numbers.round(group, *v) };
         }
         let dst = run.dst.wrapping_add(pixel * run.dst_step_bytes + job.channel);
+        let q = job.cut.bytes(v);
         // SAFETY: the caller's promise: the groups that exist.
-        unsafe { store(dst, job.cut.bytes(v), job.n_groups) };
+        unsafe { store(dst, q, job.n_groups) };
     }
 }
 
@@ -260,9 +271,10 @@ unsafe fn column<const SEGMENTS: usize>(
     n_rows: usize,
 ) -> [__m512i; GROUPS] {
     let mut rows = [_mm512_setzero_si512(); 4];
-    for row in 0..n_rows {
+    for (row, bytes) in rows.iter_mut().enumerate().take(n_rows) {
+        let src = src.map(|src| src.wrapping_add(row * src_row_bytes));
         // SAFETY: the caller's promise; a block's channels that don't exist are within the slack.
-        rows[row] = unsafe { load_segments(&src.map(|src| src.wrapping_add(row * src_row_bytes))) };
+        *bytes = unsafe { load_segments(&src) };
     }
     let low = (_mm512_unpacklo_epi8(rows[0], rows[1]), _mm512_unpacklo_epi8(rows[2], rows[3]));
     let high = (_mm512_unpackhi_epi8(rows[0], rows[1]), _mm512_unpackhi_epi8(rows[2], rows[3]));
@@ -324,8 +336,9 @@ unsafe fn store_segments<const SEGMENTS: usize>(dst: &[*mut u8; SEGMENTS], q: __
             _mm512_extracti32x4_epi32::<3>(q),
         ];
         for (lane, &dst) in lanes.into_iter().zip(&dst[1..]) {
+            let lane = _mm512_castsi128_si512(lane);
             // SAFETY: the caller's promise.
-            unsafe { store(dst, _mm512_castsi128_si512(lane), 1) };
+            unsafe { store(dst, lane, 1) };
         }
     }
 }

@@ -154,8 +154,9 @@ pub(super) unsafe fn store(dst: *mut u8, q: __m512i, n_groups: usize) {
         return;
     }
     if n_groups == 1 {
+        let quarter = _mm256_castsi256_si128(half);
         // SAFETY: the caller's promise.
-        unsafe { _mm_storeu_si128(dst.cast(), _mm256_castsi256_si128(half)) };
+        unsafe { _mm_storeu_si128(dst.cast(), quarter) };
         return;
     }
     // SAFETY: the caller's promise.
@@ -173,7 +174,7 @@ pub(super) enum Rest<'a> {
     None,
     Table(&'a [u8; 256]),
     TableVbmi(&'a [u8; 256]),
-    Residual(Range8, Residual),
+    Residual(Residual),
 }
 
 impl<'a> Rest<'a> {
@@ -186,7 +187,7 @@ impl<'a> Rest<'a> {
                     Rest::Table(table)
                 }
             }
-            Finish::Bytes { range, residual: Some(residual), .. } => Rest::Residual(*range, *residual),
+            Finish::Bytes { residual: Some(residual), .. } => Rest::Residual(*residual),
             Finish::Bytes { .. } | Finish::Floats => Rest::None,
         }
     }
@@ -215,9 +216,9 @@ impl<'a> Rest<'a> {
                     }
                 }
             }
-            Rest::Residual(own, sum) => {
+            Rest::Residual(sum) => {
                 // SAFETY: the caller's promise.
-                unsafe { add(*own, *sum, n_pixels, n_groups, dst, residual) };
+                unsafe { add(*sum, n_pixels, n_groups, dst, residual) };
             }
         }
     }
@@ -241,21 +242,15 @@ unsafe fn look_up(table: &[u8; 256], q: *mut u8) {
 /// As for [`Rest::apply`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
 unsafe fn add(
-    own: Range8,
     residual: Residual,
     n_pixels: usize,
     n_groups: usize,
     dst: impl Fn(usize) -> *mut u8,
     other: impl Fn(usize) -> *const u8,
 ) {
-    let scaled = |q: __m128i, zero: __m512i, scale: __m512| {
-        let shifted = _mm512_sub_epi32(_mm512_cvtepu8_epi32(q), zero);
-        _mm512_mul_ps(_mm512_cvtepi32_ps(shifted), scale)
-    };
-    let own_zero = _mm512_set1_epi32(i32::from(own.zero));
-    let other_zero = _mm512_set1_epi32(i32::from(residual.other_zero));
+    let float = |q: __m128i| _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(q));
     let (own_scale, other_scale) = (_mm512_set1_ps(residual.own), _mm512_set1_ps(residual.other));
-    let sum_zero = _mm512_set1_epi32(i32::from(residual.sum.zero));
+    let fixed = _mm512_set1_ps(residual.fixed);
     let (min, max) =
         (_mm512_set1_epi32(i32::from(residual.sum.min)), _mm512_set1_epi32(i32::from(residual.sum.max)));
     for pixel in 0..n_pixels {
@@ -265,11 +260,17 @@ unsafe fn add(
             let q = unsafe { _mm_loadu_si128(dst.cast()) };
             // SAFETY: the caller's promise.
             let r = unsafe { _mm_loadu_si128(other(pixel).wrapping_add(group * GROUP).cast()) };
-            let t = _mm512_add_ps(scaled(q, own_zero, own_scale), scaled(r, other_zero, other_scale));
-            let t = _mm512_add_epi32(_mm512_cvtps_epi32(t), sum_zero);
+            let (q, r) = (float(q), float(r));
+            let t = if residual.is_own_last {
+                _mm512_fmadd_ps(q, own_scale, _mm512_fmadd_ps(r, other_scale, fixed))
+            } else {
+                _mm512_fmadd_ps(r, other_scale, _mm512_fmadd_ps(q, own_scale, fixed))
+            };
+            let t = _mm512_cvtps_epi32(t);
             let t = _mm512_min_epi32(_mm512_max_epi32(t, min), max);
+            let q = _mm512_cvtepi32_epi8(t);
             // SAFETY: the caller's promise.
-            unsafe { _mm_storeu_si128(dst.cast(), _mm512_cvtepi32_epi8(t)) };
+            unsafe { _mm_storeu_si128(dst.cast(), q) };
         }
     }
 }

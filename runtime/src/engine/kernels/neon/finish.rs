@@ -89,12 +89,12 @@ pub(super) unsafe fn finish(packed: &Packed, block: usize, sums: &[Sums], pixels
     let quantization = Quantization::of(packed, block);
     for (sums, pixel) in sums.iter().zip(pixels) {
         if let Some(quantization) = quantization
-            && let Finish::Bytes { range, residual: Some(sum), .. } = &packed.finish
+            && let Finish::Bytes { residual: Some(sum), .. } = &packed.finish
         {
             let own = quantization.bytes(sums);
             // SAFETY: the block's bytes are the caller's to read.
             let other = unsafe { load(pixel.residual.wrapping_add(block * BLOCK)) };
-            let bytes = add(own, range.zero, other, sum);
+            let bytes = add(own, other, sum);
             // SAFETY: the caller's.
             unsafe { write(pixel.dst, block, bytes) };
         } else {
@@ -152,15 +152,21 @@ fn look_up(table: &[u8; 256], q: uint8x16_t) -> uint8x16_t {
     vqtbx4q_u8(found, quarter(3), beyond(3))
 }
 
-/// The sum of a residual and the convolution's bytes; each product and the sum are rounded.
+/// The sum of a residual and the convolution's bytes.
 #[inline]
 #[target_feature(enable = "neon")]
-fn add(q: uint8x16_t, zero: u8, other: uint8x16_t, sum: &Residual) -> uint8x16_t {
-    let own = centred(q, zero);
-    let other = centred(other, sum.other_zero);
-    let t =
-        std::array::from_fn(|i| vaddq_f32(vmulq_n_f32(own[i], sum.own), vmulq_n_f32(other[i], sum.other)));
-    round(t, sum.sum)
+fn add(q: uint8x16_t, other: uint8x16_t, sum: &Residual) -> uint8x16_t {
+    let (own, other) = (centred(q, 0), centred(other, 0));
+    let fixed = vdupq_n_f32(sum.fixed);
+    let t = std::array::from_fn(|i| {
+        if sum.is_own_last {
+            vfmaq_n_f32(vfmaq_n_f32(fixed, other[i], sum.other), own[i], sum.own)
+        } else {
+            vfmaq_n_f32(vfmaq_n_f32(fixed, own[i], sum.own), other[i], sum.other)
+        }
+    });
+    // The zero point is in the sum.
+    round(t, Range8 { zero: 0, ..sum.sum })
 }
 
 /// q - zero.
