@@ -5,6 +5,7 @@
 //! that is one region of steps from its input to its outputs runs as that; where nodes are left over, the
 //! regions are ops (`region`) of a plan of tract's, which runs the others in float.
 
+mod check;
 mod kernels;
 mod load;
 mod lower;
@@ -198,8 +199,16 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Load`] as [`Engine::load`], or when the file leaves the shape open.
     pub fn load_as_declared(&self, name: &str, onnx: &[u8]) -> Result<Model, EngineError> {
-        let shape = load::declared_input(name, onnx)?;
+        let shape = Self::declared_input(name, onnx)?;
         self.load(name, onnx, &shape)
+    }
+
+    /// The input shape that a file declares; a first axis that it leaves open is 1.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`] when the bytes are no network or leave the shape open.
+    pub fn declared_input(name: &str, onnx: &[u8]) -> Result<Vec<usize>, EngineError> {
+        load::declared_input(name, onnx)
     }
 
     /// Loads ONNX bytes for one input of `input_shape`, f32, the first axis counting pictures.
