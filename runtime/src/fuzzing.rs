@@ -6,6 +6,7 @@ use std::io::Cursor;
 
 use crate::bundle::Manifest;
 use crate::config::Config;
+use crate::engine::Engine;
 use crate::preprocess::color::to_rgb;
 use crate::source::{self, AviSource, FrameSource, Mp4Source, SourceError, StillSource, Y4mSource};
 
@@ -19,6 +20,7 @@ pub const TARGETS: &[(&str, Parse)] = &[
     ("h264", h264),
     ("manifest", manifest),
     ("mp4", mp4),
+    ("network", network),
     ("stills", stills),
     ("y4m", y4m),
 ];
@@ -53,6 +55,28 @@ pub fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::from_json(bytes) {
         let rules = manifest.rules();
         assert!(rules.real_below <= rules.fake_above, "thresholds in order");
+    }
+}
+
+/// A neural network, at the input that it declares or a small one.
+pub fn network(bytes: &[u8]) {
+    /// Most values of an input that is tried as declared.
+    const MAX_VALUES: usize = 1 << 16;
+    let engine = Engine::default();
+    let declared = Engine::declared_input("fuzz", bytes).ok().filter(|shape| {
+        let n_values = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        n_values.is_some_and(|n| n <= MAX_VALUES)
+    });
+    let shape = declared.unwrap_or(vec![1, 3, 16, 16]);
+    match engine.load("fuzz", bytes, &shape) {
+        Ok(mut model) => {
+            let input = vec![0.0; model.input_shape().iter().product()];
+            let n_outputs = model.output_shapes().len();
+            if let Ok(outputs) = model.run(&input) {
+                assert_eq!(outputs.len(), n_outputs, "every output is there");
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 
