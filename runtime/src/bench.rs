@@ -10,11 +10,14 @@ use serde_json::json;
 
 use candor::bundle::Bundle;
 use candor::detect::{self, Mtcnn};
-use candor::engine::{self, Engine, EngineError, Model};
+use candor::engine::{self, Engine, EngineError, Model, Pieces};
 
 use crate::cli::Bench;
 use crate::memory;
 use crate::scan::exit;
+
+/// Largest file of a network.
+const MAX_NETWORK_BYTES: usize = 1 << 30;
 
 /// Something that can be run again and again.
 enum Subject {
@@ -98,12 +101,13 @@ fn load(args: &Bench, engine: &Engine) -> Result<Vec<Loaded>, String> {
     let text = |error: EngineError| error.to_string();
     let mut loaded = Vec::new();
     for path in &args.networks {
-        let onnx = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let read = || Pieces::read(std::fs::File::open(path)?, MAX_NETWORK_BYTES);
+        let onnx = read().map_err(|error| format!("{}: {error}", path.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let start = Instant::now();
         let model = match &args.input_shape {
-            Some(shape) => engine.load(&name, &onnx, shape),
-            None => engine.load_as_declared(&name, &onnx),
+            Some(shape) => engine.load(&name, onnx, shape),
+            None => engine.load_as_declared(&name, onnx),
         };
         loaded.push(Loaded::network(name, model.map_err(text)?, start));
     }

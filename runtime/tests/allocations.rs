@@ -46,7 +46,7 @@ fn n_allocations(work: impl FnOnce()) -> usize {
 
 fn model(engine: &Engine, file: &str, side: usize) -> Model {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(file);
-    let model = engine.load(file, &fs::read(path).unwrap(), &[1, 3, side, side]).unwrap();
+    let model = engine.load(file, &*fs::read(path).unwrap(), &[1, 3, side, side]).unwrap();
     model.with_pixels(Normalisation { mean: [127.5; 3], std: [128.0; 3] }).unwrap()
 }
 

@@ -55,7 +55,7 @@ fn float_ops(model: &Model) -> Vec<String> {
 /// Runs a sound network, compares its outputs with ONNX Runtime's, and gives its float ops.
 fn run(name: &str) -> Vec<String> {
     let sound = &index().sound[name];
-    let mut model = Engine::default().load(name, &onnx(name), &sound.shape).unwrap();
+    let mut model = Engine::default().load(name, &*onnx(name), &sound.shape).unwrap();
     let mut shapes = model.output_shapes().to_vec();
     let mut expected_shapes: Vec<Vec<usize>> = sound.outputs.values().cloned().collect();
     shapes.sort();
@@ -97,8 +97,8 @@ fn a_tensor_may_pass_by_the_float_part() {
 #[test]
 fn a_batch_with_a_float_part_is_each_picture_alone() {
     run("batch");
-    let mut model = Engine::default().load("batch", &onnx("batch"), &[2, 3, 8, 8]).unwrap();
-    let mut single = Engine::default().load("single", &onnx("batch"), &[1, 3, 8, 8]).unwrap();
+    let mut model = Engine::default().load("batch", &*onnx("batch"), &[2, 3, 8, 8]).unwrap();
+    let mut single = Engine::default().load("single", &*onnx("batch"), &[1, 3, 8, 8]).unwrap();
     let input = floats("batch.input".into());
     let both = model.run(&input).unwrap().concat();
     let apart: Vec<f32> =
@@ -158,7 +158,7 @@ fn hostile_networks_are_refused_by_name() {
     let hostile = index().hostile;
     assert!(hostile.len() >= 20);
     for (name, named) in hostile {
-        let error = Engine::default().load(&name, &onnx(&name), &[1, 3, 8, 8]).err();
+        let error = Engine::default().load(&name, &*onnx(&name), &[1, 3, 8, 8]).err();
         let error = error.unwrap_or_else(|| panic!("{name}: taken")).to_string();
         println!("{error}");
         assert!(error.contains(&named), "{name}: expected {named:?} in {error:?}");
@@ -171,10 +171,10 @@ fn hostile_input_shapes_are_refused() {
     for shape in
         [&[][..], &[0, 3, 8, 8], &[1, 3, 0, 8], &[1, 1 << 40], &[usize::MAX, 2, 8, 8], &[1, 3, 1 << 20, 64]]
     {
-        assert!(Engine::default().load("plain", &plain, shape).is_err(), "{shape:?}");
+        assert!(Engine::default().load("plain", &*plain, shape).is_err(), "{shape:?}");
     }
     for shape in [&[1, 4, 8, 8][..], &[1, 3, 8], &[3]] {
-        assert!(Engine::default().load("plain", &plain, shape).is_err(), "{shape:?}");
+        assert!(Engine::default().load("plain", &*plain, shape).is_err(), "{shape:?}");
     }
 }
 
@@ -203,7 +203,7 @@ fn quantized_networks_of_the_zoo_run_in_bytes_alone() {
             continue;
         }
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let model = Engine::default().load_as_declared(&name, &fs::read(&path).unwrap()).unwrap();
+        let model = Engine::default().load_as_declared(&name, &*fs::read(&path).unwrap()).unwrap();
         assert_eq!(float_ops(&model), Vec::<String>::new(), "{name}");
         println!("{name}: {} ops", model.ops().len());
         n_networks += 1;

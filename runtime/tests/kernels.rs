@@ -54,7 +54,7 @@ fn engines() -> Vec<(String, Engine)> {
 
 /// The bytes of all outputs for one input.
 fn run(engine: &Engine, network: &Path, shape: &[usize], input: &[f32]) -> Vec<u8> {
-    let mut model = engine.load("test", &fs::read(network).unwrap(), shape).unwrap();
+    let mut model = engine.load("test", &fs::read(network).unwrap()[..], shape).unwrap();
     model.run(input).unwrap().iter().flatten().flat_map(|v| v.to_le_bytes()).collect()
 }
 
@@ -128,7 +128,7 @@ fn faces_give_the_same_bytes() {
         let onnx = fs::read(root.join(network)).unwrap();
         let is_fast = |kernels: &str| !kernels.starts_with(KernelSet::Scalar.name());
         let found = engines().into_iter().filter(|(kernels, _)| is_fast(kernels)).map(|(kernels, engine)| {
-            let mut model = engine.load(network, &onnx, &[1, 3, shape[1], shape[2]]).unwrap();
+            let mut model = engine.load(network, &onnx[..], &[1, 3, shape[1], shape[2]]).unwrap();
             let mut scores = |crop: &&[u8]| -> Vec<u8> {
                 let plane = n_bytes / 3;
                 let value = |at: usize| (f32::from(crop[at % plane * 3 + at / plane]) - 127.0) / 128.0;

@@ -66,7 +66,7 @@ fn compare(network: &str, names: &[&str], most: f32) {
     for kind in ["photo", "noise"] {
         let name = format!("{network}-{kind}");
         let golden = Golden::read(&root, &name);
-        let mut model = Engine::default().load(network, &golden.onnx, &golden.shape).unwrap();
+        let mut model = Engine::default().load(network, &golden.onnx[..], &golden.shape).unwrap();
         let shapes = model.output_shapes().to_vec();
         let outputs = model.run(&golden.input).unwrap();
         assert_eq!(outputs.len(), golden.described["outputs"].as_object().unwrap().len(), "{name}");
@@ -98,7 +98,7 @@ fn compare_steps(network: &str, most_differing: f64) {
                 )
             })
             .collect();
-        let mut model = Engine::default().load(network, &golden.onnx, &golden.shape).unwrap();
+        let mut model = Engine::default().load(network, &golden.onnx[..], &golden.shape).unwrap();
         let traced = model.trace(&golden.input).unwrap();
         let mut equal: HashSet<&str> = HashSet::new();
         let (mut n_convolutions, mut n_compared, mut n_differing, mut n_bytes) = (0, 0, 0, 0);

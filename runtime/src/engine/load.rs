@@ -6,10 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use prost::Message as _;
+use prost::bytes::Buf;
 use tract_onnx::model::ParseResult;
 use tract_onnx::pb;
 use tract_onnx::prelude::*;
-use tract_onnx::tract_hir::internal::{Factoid as _, TractErrorContext as _, bail, ensure, format_err};
+use tract_onnx::tract_hir::internal::{Factoid as _, TractErrorContext as _, ensure, format_err};
 use tract_onnx::tract_hir::tract_core::ops::cnn::{MaxPool, SumPool};
 
 use super::lower::{self, Lowered};
@@ -27,12 +28,12 @@ const MAX_REGIONS: usize = 256;
 const MAX_FLOAT_TENSOR_BYTES: u64 = 1 << 28;
 const MAX_FLOAT_BYTES: u64 = 1 << 32;
 
-/// See [`Engine::load`].
+/// See [`Engine::load`]; without a shape the file's own.
 pub(super) fn load(
     engine: &Engine,
     name: &str,
-    onnx: &[u8],
-    input_shape: &[usize],
+    onnx: impl Buf,
+    input_shape: Option<&[usize]>,
 ) -> Result<Model, EngineError> {
     let failed = |step: &'static str| {
         move |cause: TractError| EngineError::Load {
@@ -41,22 +42,26 @@ pub(super) fn load(
             cause: format!("{cause:#}"),
         }
     };
-    let proto = decode(onnx).map_err(failed("parse"))?;
+    let mut proto = decode(onnx).map_err(failed("parse"))?;
+    let (input, constants) = input_of(&mut proto).map_err(failed("parse"))?;
+    let input_shape = match input_shape {
+        Some(shape) => shape.to_vec(),
+        None => declared(&input).map_err(failed("declared input"))?,
+    };
     let n_values = input_shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     if input_shape.is_empty() || n_values.is_none_or(|n| n == 0 || n > MAX_VALUES) {
         let cause = format_err!("expected 1 to {MAX_VALUES} values of pictures, found shape {input_shape:?}");
         return Err(failed("input")(cause));
     }
     let (body, output_shapes) =
-        contained(|| body_of(engine, onnx, proto, input_shape)).map_err(failed("load"))?;
+        contained(|| body_of(engine, proto, &input.name, constants, &input_shape)).map_err(failed("load"))?;
     let n_values = |shape: &Vec<usize>| shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     let n_outputs = output_shapes.iter().try_fold(0usize, |sum, shape| sum.checked_add(n_values(shape)?));
     if n_outputs.is_none_or(|n| n > MAX_VALUES) {
         let cause = format_err!("expected at most {MAX_VALUES} values, found shapes {output_shapes:?}");
         return Err(failed("outputs")(cause));
     }
-    let (name, input_shape) = (name.to_owned(), input_shape.to_vec());
-    Ok(Model::new(engine, Network { name, input_shape, output_shapes, body }))
+    Ok(Model::new(engine, Network { name: name.to_owned(), input_shape, output_shapes, body }))
 }
 
 /// Runs what calls tract, which hostile graphs may make panic: that is a failure like any other. `run` owns
@@ -66,53 +71,57 @@ fn contained<T>(run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     outcome.unwrap_or_else(|_| Err(format_err!("a graph that the loader failed on")))
 }
 
-/// The input shape that a file declares; a first axis that it leaves open is 1.
-pub(super) fn declared_input(name: &str, onnx: &[u8]) -> Result<Vec<usize>, EngineError> {
-    use pb::tensor_shape_proto::dimension::Value as Size;
-    let shape = || -> TractResult<Vec<usize>> {
-        let mut proto = decode(onnx)?;
-        let graph = proto.graph.as_mut().ok_or_else(|| format_err!("the file has no graph"))?;
-        let constants = Constants::take(graph);
-        let input = sole_input(graph, &constants)?;
-        let Some(pb::type_proto::Value::TensorType(tensor)) =
-            input.r#type.as_ref().and_then(|t| t.value.as_ref())
-        else {
-            return Err(format_err!("{}: expected a tensor", input.name));
-        };
-        let dims = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
-        let size = |(axis, dim): (usize, &pb::tensor_shape_proto::Dimension)| match &dim.value {
-            Some(Size::DimValue(n)) if *n > 0 => Ok(usize::try_from(*n)?),
-            _ if axis == 0 => Ok(1),
-            other => Err(format_err!("{}: expected a size for axis {axis}, found {other:?}", input.name)),
-        };
-        dims.iter().enumerate().map(size).collect()
-    };
-    shape().map_err(|cause| EngineError::Load {
-        network: name.to_owned(),
-        step: "declared input",
-        cause: format!("{cause:#}"),
-    })
-}
-
-/// The one input of a graph that isn't a constant.
-fn sole_input<'a>(graph: &'a pb::GraphProto, constants: &Constants) -> TractResult<&'a pb::ValueInfoProto> {
-    let inputs: Vec<_> = graph.input.iter().filter(|i| !constants.contains(&i.name)).collect();
-    let [input] = inputs[..] else { bail!("expected one input, found {}", inputs.len()) };
-    let of = input.r#type.as_ref().and_then(|t| t.value.as_ref());
-    if let Some(pb::type_proto::Value::TensorType(tensor)) = of {
-        let is_f32 = tensor.elem_type == pb::tensor_proto::DataType::Float as i32;
-        ensure!(is_f32, "{}: expected an input of f32, found type {}", input.name, tensor.elem_type);
-    }
-    Ok(input)
-}
-
-fn decode(onnx: &[u8]) -> TractResult<pb::ModelProto> {
+fn decode(onnx: impl Buf) -> TractResult<pb::ModelProto> {
     let refused = |why: String| format_err!("{why}");
-    check::file(onnx).map_err(refused)?;
+    check::file(onnx.remaining()).map_err(refused)?;
     let proto = pb::ModelProto::decode(onnx)?;
     let graph = proto.graph.as_ref().ok_or_else(|| format_err!("the file has no graph"))?;
     check::graph(graph).map_err(refused)?;
     Ok(proto)
+}
+
+/// The graph's one input; and its constants, taken out of it.
+fn input_of(proto: &mut pb::ModelProto) -> TractResult<(pb::ValueInfoProto, Constants)> {
+    let graph = proto.graph.as_mut().ok_or_else(|| format_err!("the file has no graph"))?;
+    let constants = Constants::take(graph);
+    let mut inputs = graph.input.iter().filter(|i| !constants.contains(&i.name));
+    match (inputs.next(), inputs.count()) {
+        (Some(input), 0) => {
+            check_type(input)?;
+            Ok((input.clone(), constants))
+        }
+        (first, n_more) => {
+            Err(format_err!("expected one input, found {}", usize::from(first.is_some()) + n_more))
+        }
+    }
+}
+
+/// Refuses an input that isn't f32.
+fn check_type(input: &pb::ValueInfoProto) -> TractResult<()> {
+    if let Some(pb::type_proto::Value::TensorType(tensor)) =
+        input.r#type.as_ref().and_then(|t| t.value.as_ref())
+    {
+        let is_f32 = tensor.elem_type == pb::tensor_proto::DataType::Float as i32;
+        ensure!(is_f32, "{}: expected an input of f32, found type {}", input.name, tensor.elem_type);
+    }
+    Ok(())
+}
+
+/// The input shape that a file declares; a first axis that it leaves open is 1.
+fn declared(input: &pb::ValueInfoProto) -> TractResult<Vec<usize>> {
+    use pb::tensor_shape_proto::dimension::Value as Size;
+    let Some(pb::type_proto::Value::TensorType(tensor)) =
+        input.r#type.as_ref().and_then(|t| t.value.as_ref())
+    else {
+        return Err(format_err!("{}: expected a tensor", input.name));
+    };
+    let dims = tensor.shape.as_ref().map_or(&[][..], |shape| &shape.dim);
+    let size = |(axis, dim): (usize, &pb::tensor_shape_proto::Dimension)| match &dim.value {
+        Some(Size::DimValue(n)) if *n > 0 => Ok(usize::try_from(*n)?),
+        _ if axis == 0 => Ok(1),
+        other => Err(format_err!("{}: expected a size for axis {axis}, found {other:?}", input.name)),
+    };
+    dims.iter().enumerate().map(size).collect()
 }
 
 /// The version of ONNX's operators that a file is written in.
@@ -123,38 +132,40 @@ fn opset(proto: &pb::ModelProto) -> i64 {
 
 fn body_of(
     engine: &Engine,
-    onnx: &[u8],
-    mut proto: pb::ModelProto,
+    proto: pb::ModelProto,
+    input_name: &str,
+    constants: Constants,
     input_shape: &[usize],
 ) -> TractResult<(Body, Vec<Vec<usize>>)> {
-    let opset = opset(&proto);
-    let graph = proto.graph.as_mut().ok_or_else(|| format_err!("the file has no graph"))?;
-    let constants = Constants::take(graph);
-    let input_name = sole_input(graph, &constants)?.name.clone();
+    let graph = proto.graph.as_ref().ok_or_else(|| format_err!("the file has no graph"))?;
     // Shapes inside a graph that is partly float are tract's to find out.
     let inner = OnceCell::new();
-    let float_shape = |value: &str| {
+    let float_shape = |value: &str, constants: &Constants| {
         if value == input_name {
             return Some(input_shape.to_vec());
         }
-        inner.get_or_init(|| float_shapes(onnx, input_shape).unwrap_or_default()).get(value).cloned()
+        let found = || float_shapes(&proto, constants, input_shape).unwrap_or_default();
+        inner.get_or_init(found).get(value).cloned()
     };
-    let around = lower::Around { opset, n_pictures: input_shape[0], float_shape: &float_shape };
+    let around =
+        lower::Around { opset: opset(&proto), n_pictures: input_shape[0], float_shape: &float_shape };
     let lowered =
         lower::lower(graph, constants, engine.kernels, around).map_err(|why| format_err!("{why}"))?;
     let is_whole = lowered.kept.is_empty() && lowered.steps.iter().all(|s| s.region == 0);
     if is_whole && !lowered.steps.is_empty() {
-        let names: Vec<_> = graph.output.iter().map(|o| o.name.clone()).collect();
         let program = Program::new(engine.kernels, lowered.tensors.into(), lowered.steps, Vec::new());
-        let place = |name: &String| program.outputs.iter().position(|port| port.name == *name);
-        let outputs: Option<Vec<usize>> = names.iter().map(place).collect();
+        let place = |o: &pb::ValueInfoProto| {
+            let place = program.outputs.iter().position(|port| port.name == o.name);
+            place.ok_or_else(|| format_err!("the output {} is not computed", o.name))
+        };
+        let outputs: Vec<usize> = graph.output.iter().map(place).collect::<TractResult<_>>()?;
         let is_simple = program.inputs.len() == 1 && program.taken.is_empty();
-        let outputs = outputs.filter(|_| is_simple).ok_or_else(|| format_err!("an output is not made"))?;
+        ensure!(is_simple, "expected one input, found {}", program.inputs.len());
         let shape = |&idx: &usize| [&input_shape[..1], program.outputs[idx].shape.as_slice()].concat();
         let shapes = outputs.iter().map(shape).collect();
         return Ok((Body::Region { program, outputs }, shapes));
     }
-    plan_of(engine, proto, lowered, &input_name, input_shape)
+    plan_of(engine, proto, lowered, input_name, input_shape)
 }
 
 /// A plan of tract's with regions in it.
@@ -335,8 +346,17 @@ fn check_plan(model: &TypedModel) -> TractResult<()> {
 }
 
 /// The shapes that tract finds for the values of the whole graph.
-fn float_shapes(onnx: &[u8], input_shape: &[usize]) -> TractResult<HashMap<String, Vec<usize>>> {
-    let parsed = parse(&mut decode(onnx)?, input_shape)?;
+fn float_shapes(
+    proto: &pb::ModelProto,
+    constants: &Constants,
+    input_shape: &[usize],
+) -> TractResult<HashMap<String, Vec<usize>>> {
+    let mut proto = proto.clone();
+    if let Some(graph) = proto.graph.as_mut() {
+        graph.initializer = constants.stand_ins();
+        graph.node.retain(|n| n.op_type != "Constant");
+    }
+    let parsed = parse(&mut proto, input_shape)?;
     let mut shapes = HashMap::new();
     for (name, outlet) in parsed.outlets_by_name {
         let dims = parsed.model.outlet_fact(outlet)?.shape.as_concrete_finite()?;

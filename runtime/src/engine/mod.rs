@@ -12,6 +12,7 @@ mod lower;
 mod memory;
 mod numbers;
 mod onnx;
+mod pieces;
 mod program;
 mod region;
 mod run;
@@ -20,10 +21,12 @@ mod team;
 
 use std::sync::Arc;
 
+use prost::bytes::Buf;
 use serde::{Deserialize, Serialize};
 use tract_onnx::prelude::TypedRunnableModel;
 
 use self::kernels::Kernels;
+pub use self::pieces::Pieces;
 use self::program::{Program, Scratch};
 use self::run::Input;
 use self::team::Team;
@@ -194,29 +197,22 @@ impl Engine {
         self.team.as_ref().map_or(1, |team| team.n_members())
     }
 
-    /// Loads ONNX bytes for the input shape that the file declares, one picture at a time.
+    /// Loads ONNX bytes, a slice or [`Pieces`], for the input shape that the file declares, one picture at
+    /// a time.
     ///
     /// # Errors
     /// [`EngineError::Load`] as [`Engine::load`], or when the file leaves the shape open.
-    pub fn load_as_declared(&self, name: &str, onnx: &[u8]) -> Result<Model, EngineError> {
-        let shape = Self::declared_input(name, onnx)?;
-        self.load(name, onnx, &shape)
+    pub fn load_as_declared(&self, name: &str, onnx: impl Buf) -> Result<Model, EngineError> {
+        load::load(self, name, onnx, None)
     }
 
-    /// The input shape that a file declares; a first axis that it leaves open is 1.
-    ///
-    /// # Errors
-    /// [`EngineError::Load`] when the bytes are no network or leave the shape open.
-    pub fn declared_input(name: &str, onnx: &[u8]) -> Result<Vec<usize>, EngineError> {
-        load::declared_input(name, onnx)
-    }
-
-    /// Loads ONNX bytes for one input of `input_shape`, f32, the first axis counting pictures.
+    /// Loads ONNX bytes, a slice or [`Pieces`], for one input of `input_shape`, f32, the first axis counting
+    /// pictures.
     ///
     /// # Errors
     /// [`EngineError::Load`] when the bytes are no network that the engine runs at that shape.
-    pub fn load(&self, name: &str, onnx: &[u8], input_shape: &[usize]) -> Result<Model, EngineError> {
-        load::load(self, name, onnx, input_shape)
+    pub fn load(&self, name: &str, onnx: impl Buf, input_shape: &[usize]) -> Result<Model, EngineError> {
+        load::load(self, name, onnx, Some(input_shape))
     }
 }
 

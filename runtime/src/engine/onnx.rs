@@ -11,6 +11,7 @@ const MAX_VALUES: usize = 1 << 28;
 /// The constants of a graph by name, taken out of it.
 pub(super) struct Constants {
     by_name: HashMap<String, pb::TensorProto>,
+    forgotten: HashSet<String>,
 }
 
 /// A constant's values.
@@ -67,7 +68,7 @@ impl Constants {
                 by_name.insert(output.clone(), value);
             }
         }
-        Constants { by_name }
+        Constants { by_name, forgotten: HashSet::new() }
     }
 
     /// The constants of those `names`, as initializers.
@@ -78,9 +79,27 @@ impl Constants {
         found
     }
 
-    /// Forgets a constant that nothing will ask for again.
+    /// Forgets the values of a constant that nothing will ask for again.
     pub(super) fn forget(&mut self, name: &str) {
-        self.by_name.remove(name);
+        if let Some(tensor) = self.by_name.get_mut(name) {
+            tensor.raw_data = Vec::new();
+            tensor.int32_data = Vec::new();
+            self.forgotten.insert(name.to_owned());
+        }
+    }
+
+    /// All constants as initializers, with zeros for values that are forgotten: enough to find out shapes.
+    pub(super) fn stand_ins(&self) -> Vec<pb::TensorProto> {
+        let stand_in = |tensor: &pb::TensorProto| {
+            let mut tensor = tensor.clone();
+            if self.forgotten.contains(&tensor.name) {
+                let sizes = tensor.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0));
+                let len = sizes.fold(1usize, usize::saturating_mul);
+                tensor.raw_data = vec![0; len.min(MAX_VALUES)];
+            }
+            tensor
+        };
+        self.by_name.values().map(stand_in).collect()
     }
 
     /// The shape of a constant.

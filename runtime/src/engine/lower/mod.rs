@@ -123,7 +123,7 @@ pub(super) struct Around<'a> {
     /// Pictures of a run.
     pub(super) n_pictures: usize,
     /// Shapes of floats made outside, the first axis counting pictures; asked for only when one is quantized.
-    pub(super) float_shape: &'a dyn Fn(&str) -> Option<Vec<usize>>,
+    pub(super) float_shape: &'a dyn Fn(&str, &Constants) -> Option<Vec<usize>>,
 }
 
 /// The state of lowering one graph.
@@ -554,7 +554,7 @@ impl<'a> Lowering<'a> {
         if self.constants.contains(input) {
             return Err("its input is constant".into());
         }
-        let shape = (self.around.float_shape)(input);
+        let shape = (self.around.float_shape)(input, &self.constants);
         let shape = shape.ok_or_else(|| format!("the shape of {input} is unknown"))?;
         if shape.first() != Some(&self.around.n_pictures) {
             return Err(format!("{input} has the shape {shape:?}, expected one entry for each picture"));

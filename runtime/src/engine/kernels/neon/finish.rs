@@ -1,11 +1,11 @@
 //! Steps 1 to 5 of the kernels' numbers for 16 channels of a pixel.
 
 use std::arch::aarch64::{
-    float32x4_t, int16x8_t, uint8x16_t, uint8x16x4_t, vaddq_f32, vbslq_f32, vcltzq_f32, vcombine_s16,
-    vcombine_u8, vcvtnq_s32_f32, vcvtq_f32_s32, vdupq_n_s16, vdupq_n_u8, vget_high_s16, vget_high_u8,
-    vget_low_s16, vget_low_u8, vld1q_f32, vld1q_u8_x4, vmaxq_u8, vminq_u8, vmovl_s16, vmulq_f32, vmulq_n_f32,
-    vqaddq_s16, vqmovn_s32, vqmovun_s16, vqtbl4q_u8, vqtbx4q_u8, vreinterpretq_s16_u16, vst1q_f32, vst1q_u8,
-    vsubl_u8, vsubq_u8,
+    float32x4_t, uint8x16_t, uint8x16x4_t, vbslq_f32, vcltzq_f32, vcombine_s16, vcombine_u8, vcvtnq_s32_f32,
+    vcvtq_f32_s32, vcvtq_f32_u32, vdupq_n_f32, vdupq_n_s16, vdupq_n_u8, vfmaq_n_f32, vget_low_u8,
+    vget_low_u16, vld1q_f32, vld1q_u8_x4, vmaxq_u8, vminq_u8, vmovl_high_u8, vmovl_high_u16, vmovl_u8,
+    vmovl_u16, vmulq_f32, vqaddq_s16, vqmovn_s32, vqmovun_s16, vqtbl4q_u8, vqtbx4q_u8, vst1q_f32, vst1q_u8,
+    vsubq_u8,
 };
 
 use super::{BLOCK, Sums, load};
@@ -156,7 +156,7 @@ fn look_up(table: &[u8; 256], q: uint8x16_t) -> uint8x16_t {
 #[inline]
 #[target_feature(enable = "neon")]
 fn add(q: uint8x16_t, other: uint8x16_t, sum: &Residual) -> uint8x16_t {
-    let (own, other) = (centred(q, 0), centred(other, 0));
+    let (own, other) = (widened(q), widened(other));
     let fixed = vdupq_n_f32(sum.fixed);
     let t = std::array::from_fn(|i| {
         if sum.is_own_last {
@@ -169,15 +169,15 @@ fn add(q: uint8x16_t, other: uint8x16_t, sum: &Residual) -> uint8x16_t {
     round(t, Range8 { zero: 0, ..sum.sum })
 }
 
-/// q - zero.
 #[inline]
 #[target_feature(enable = "neon")]
-fn centred(q: uint8x16_t, zero: u8) -> Floats {
-    let zero = vdupq_n_u8(zero);
-    let wide = |half: int16x8_t| {
-        [vcvtq_f32_s32(vmovl_s16(vget_low_s16(half))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(half)))]
-    };
-    let low = wide(vreinterpretq_s16_u16(vsubl_u8(vget_low_u8(q), vget_low_u8(zero))));
-    let high = wide(vreinterpretq_s16_u16(vsubl_u8(vget_high_u8(q), vget_high_u8(zero))));
-    [low[0], low[1], high[0], high[1]]
+fn widened(q: uint8x16_t) -> Floats {
+    let low = vmovl_u8(vget_low_u8(q));
+    let high = vmovl_high_u8(q);
+    [
+        vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))),
+        vcvtq_f32_u32(vmovl_high_u16(low)),
+        vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+        vcvtq_f32_u32(vmovl_high_u16(high)),
+    ]
 }
