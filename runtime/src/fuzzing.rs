@@ -6,6 +6,7 @@ use std::io::Cursor;
 
 use crate::bundle::Manifest;
 use crate::config::Config;
+use crate::engine::Engine;
 use crate::preprocess::color::to_rgb;
 use crate::source::{self, AviSource, FrameSource, Mp4Source, SourceError, StillSource, Y4mSource};
 
@@ -19,6 +20,7 @@ pub const TARGETS: &[(&str, Parse)] = &[
     ("h264", h264),
     ("manifest", manifest),
     ("mp4", mp4),
+    ("network", network),
     ("stills", stills),
     ("y4m", y4m),
 ];
@@ -53,6 +55,20 @@ pub fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::from_json(bytes) {
         let rules = manifest.rules();
         assert!(rules.real_below <= rules.fake_above, "thresholds in order");
+    }
+}
+
+/// A neural network for a small picture.
+pub fn network(bytes: &[u8]) {
+    let shape = [1, 3, 8, 8];
+    match Engine::default().load("fuzz", bytes, &shape) {
+        Ok(mut model) => {
+            let n_outputs = model.output_shapes().len();
+            if let Ok(outputs) = model.run(&[0.0; 192]) {
+                assert_eq!(outputs.len(), n_outputs, "every output is there");
+            }
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
 

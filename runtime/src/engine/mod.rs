@@ -5,6 +5,7 @@
 //! that is one region of steps from its input to its outputs runs as that; where nodes are left over, the
 //! regions are ops (`region`) of a plan of tract's, which runs the others in float.
 
+mod check;
 mod kernels;
 mod load;
 mod lower;

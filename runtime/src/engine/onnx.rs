@@ -62,7 +62,7 @@ impl Constants {
         let mut by_name: HashMap<_, _> =
             std::mem::take(&mut graph.initializer).into_iter().map(|t| (t.name.clone(), t)).collect();
         for node in graph.node.iter_mut().filter(|n| n.op_type == "Constant") {
-            let value = node.attribute.iter_mut().find(|a| a.name == "value").and_then(|a| a.t.take());
+            let value = node.attribute.iter_mut().find_map(constant);
             if let (Some(mut value), Some(output)) = (value, node.output.first()) {
                 value.name.clone_from(output);
                 by_name.insert(output.clone(), value);
@@ -165,6 +165,27 @@ impl Constants {
     }
 }
 
+/// The tensor that an attribute of a `Constant` stands for.
+fn constant(attribute: &mut pb::AttributeProto) -> Option<pb::TensorProto> {
+    let (floats, ints) = match attribute.name.as_str() {
+        "value" => return attribute.t.take(),
+        "value_float" => (vec![attribute.f], vec![]),
+        "value_floats" => (std::mem::take(&mut attribute.floats), vec![]),
+        "value_int" => (vec![], vec![attribute.i]),
+        "value_ints" => (vec![], std::mem::take(&mut attribute.ints)),
+        _ => return None,
+    };
+    let n_values = i64::try_from(floats.len() + ints.len()).ok()?;
+    let is_float = attribute.name.starts_with("value_float");
+    Some(pb::TensorProto {
+        dims: if attribute.name.ends_with('s') { vec![n_values] } else { vec![] },
+        data_type: if is_float { DataType::Float } else { DataType::Int64 } as i32,
+        float_data: floats,
+        int64_data: ints,
+        ..Default::default()
+    })
+}
+
 /// A node's inputs and attributes.
 pub(super) trait NodeExt {
     /// The name of input `idx`; `None` when it is left out.
@@ -173,8 +194,11 @@ pub(super) trait NodeExt {
     fn int(&self, name: &str, default: i64) -> i64;
     /// A float attribute, or `default` where it isn't given.
     fn float(&self, name: &str, default: f32) -> f32;
-    /// A list of integers that are no less than 0; `None` where it isn't given or has others.
-    fn sizes(&self, name: &str) -> Option<Vec<usize>>;
+    /// A list of integers that are no less than 0, or `default` where it isn't given.
+    ///
+    /// # Errors
+    /// Where it has others.
+    fn sizes(&self, name: &str, default: &[usize]) -> Result<Vec<usize>, String>;
     /// A text attribute, empty where it isn't given.
     fn text(&self, name: &str) -> &str;
     /// The node's name for people: its own or its first output's.
@@ -194,13 +218,14 @@ impl NodeExt for pb::NodeProto {
         attribute(self, name).map_or(default, |a| a.f)
     }
 
-    fn sizes(&self, name: &str) -> Option<Vec<usize>> {
-        let ints = &attribute(self, name)?.ints;
-        ints.iter().map(|&i| usize::try_from(i)).collect::<Result<_, _>>().ok()
+    fn sizes(&self, name: &str, default: &[usize]) -> Result<Vec<usize>, String> {
+        let Some(attribute) = attribute(self, name) else { return Ok(default.to_vec()) };
+        let sizes = attribute.ints.iter().map(|&i| usize::try_from(i)).collect::<Result<_, _>>();
+        sizes.map_err(|_| format!("{name} of {:?}", attribute.ints))
     }
 
     fn text(&self, name: &str) -> &str {
-        attribute(self, name).and_then(|a| std::str::from_utf8(&a.s).ok()).unwrap_or("")
+        attribute(self, name).map_or("", |a| std::str::from_utf8(&a.s).unwrap_or("that is no text"))
     }
 
     fn label(&self) -> &str {

@@ -3,6 +3,8 @@
 //! All activations live in one arena, whose places are given out once, at load: tensors that aren't alive
 //! at the same time share theirs. Running allocates nothing.
 
+use std::sync::Arc;
+
 use super::kernels::{Kernels, Range8, SLACK_BYTES};
 use super::memory::{Aligned, LINE_BYTES};
 use super::steps::{Step, Tensor, TensorId, Work};
@@ -30,7 +32,7 @@ impl Port {
 pub(super) struct Program {
     pub(super) kernels: &'static dyn Kernels,
     pub(super) steps: Vec<Step>,
-    pub(super) tensors: Vec<Tensor>,
+    pub(super) tensors: Arc<[Tensor]>,
     /// Where each tensor starts in the arena; unused for tensors of other regions.
     offsets: Vec<usize>,
     arena_bytes: usize,
@@ -50,7 +52,7 @@ pub(super) struct Scratch {
     pub(super) arena: Aligned<u8>,
     /// A value for each of [`Program::outputs`].
     pub(super) outputs: Vec<Vec<f32>>,
-    /// One for each channel of the widest tensor, for each member of a team.
+    /// One for each channel of the widest tensor that a mean is taken of, for each member of a team.
     pub(super) sums: Vec<i32>,
 }
 
@@ -58,7 +60,7 @@ impl Program {
     /// Plans the memory of `steps`, all of one region. `given` are tensors that later regions read.
     pub(super) fn new(
         kernels: &'static dyn Kernels,
-        tensors: Vec<Tensor>,
+        tensors: Arc<[Tensor]>,
         steps: Vec<Step>,
         given: Vec<TensorId>,
     ) -> Self {
@@ -96,7 +98,8 @@ impl Program {
 
     /// Fresh memory for runs on up to `n_members` threads.
     pub(super) fn scratch(&self, n_members: usize) -> Scratch {
-        let widest = self.tensors.iter().map(|t| t.pixel_bytes).max().unwrap_or(0);
+        let means = self.steps.iter().filter(|s| matches!(s.work, Work::Mean { .. }));
+        let widest = means.flat_map(|s| &s.sources).map(|&t| self.tensors[t].pixel_bytes).max().unwrap_or(0);
         Scratch {
             arena: Aligned::zeros(self.arena_bytes),
             outputs: self.outputs.iter().map(|port| vec![0.0; port.len()]).collect(),

@@ -1,6 +1,8 @@
 //! What is done to steps once all are known: steps that can be part of a convolution become that, steps
 //! that nothing needs go, and tensors get the borders that their readers look at.
 
+use std::collections::HashSet;
+
 use crate::engine::kernels::{Finish, Residual};
 use crate::engine::steps::{Step, Tensor, TensorId, Work};
 
@@ -40,16 +42,17 @@ pub(super) fn widen(tensors: &mut [Tensor], steps: &[Step]) {
 }
 
 fn drop_unread(steps: &mut Vec<Step>) {
-    loop {
-        let is_read =
-            |target: Option<TensorId>| target.is_none_or(|t| steps.iter().any(|s| s.sources.contains(&t)));
-        let keep: Vec<bool> = steps.iter().map(|s| is_read(s.target)).collect();
-        if keep.iter().all(|&k| k) {
-            return;
-        }
-        let mut kept = keep.into_iter();
-        steps.retain(|_| kept.next().unwrap_or(true));
-    }
+    let mut read: HashSet<TensorId> = HashSet::new();
+    let mut kept: Vec<bool> = steps
+        .iter()
+        .rev()
+        .map(|step| {
+            let is_read = step.target.is_none_or(|target| read.contains(&target));
+            read.extend(step.sources.iter().filter(|_| is_read));
+            is_read
+        })
+        .collect();
+    steps.retain(|_| kept.pop().unwrap_or(true));
 }
 
 /// The step that makes a tensor, when only one step reads it and both are of one region.

@@ -18,9 +18,24 @@ use super::steps::{Function, Part, Step, Tensor, TensorId, Window, Work};
 /// Why no step can be made of a node.
 pub(super) type Refusal = String;
 
-/// Most bytes of one tensor, and of all tensors together.
+/// Most bytes of one tensor, of all tensors together, of all packed weights, and of all outputs' f32.
 const MAX_TENSOR_BYTES: usize = 1 << 28;
 const MAX_BYTES: usize = 1 << 30;
+
+/// Output channels that kernels may fill up to.
+const MOST_PACKED: usize = 64;
+
+/// Most pixels of a mean, so that their sum fits into an i32.
+const MAX_MEAN_PIXELS: usize = 1 << 23;
+
+/// Most channels of a tensor.
+const MAX_CHANNELS: usize = 1 << 20;
+
+/// Most products of a run: ten times the largest network that is of use, seconds at worst.
+pub(super) const MAX_MACS: u64 = 1 << 36;
+
+/// Most nodes in a row that are functions of bytes and are wanted as floats after all.
+const MAX_DEPTH: usize = 64;
 
 /// Largest scale of a sum's operand over the sum's, so that kernels may convert before they clamp.
 const MOST_RATIO: f32 = 65_536.0;
@@ -100,13 +115,27 @@ impl Quant {
     }
 }
 
+/// What lowering needs to know besides the graph.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// The version of ONNX's operators.
+    pub(super) opset: i64,
+    /// Pictures of a run.
+    pub(super) n_pictures: usize,
+    /// Shapes of floats made outside, the first axis counting pictures; asked for only when one is quantized.
+    pub(super) float_shape: &'a dyn Fn(&str, &Constants) -> Option<Vec<usize>>,
+}
+
 /// The state of lowering one graph.
 struct Lowering<'a> {
     graph: &'a pb::GraphProto,
     constants: Constants,
     kernels: &'a dyn Kernels,
-    /// Shapes of floats made outside, asked for only when one is quantized.
-    float_shape: &'a dyn Fn(&str, &Constants) -> Option<Vec<usize>>,
+    around: Around<'a>,
+    /// Bytes of the weights packed so far.
+    packed_bytes: usize,
+    /// How many nodes deep [`Lowering::keep`] is.
+    depth: usize,
     tensors: Vec<Tensor>,
     steps: Vec<Step>,
     values: HashMap<&'a str, Value>,
@@ -120,15 +149,13 @@ struct Lowering<'a> {
 
 /// Lowers `graph` for one picture at a time.
 ///
-/// `float_shape` gives the shape of a float value of the graph, the first axis counting pictures.
-///
 /// # Errors
-/// A reason when the tensors are too large.
+/// A reason when the tensors are too large or the work is too much.
 pub(super) fn lower(
     graph: &pb::GraphProto,
     constants: Constants,
     kernels: &dyn Kernels,
-    float_shape: &dyn Fn(&str, &Constants) -> Option<Vec<usize>>,
+    around: Around<'_>,
 ) -> Result<Lowered, Refusal> {
     let mut makers = HashMap::new();
     for (idx, node) in graph.node.iter().enumerate() {
@@ -143,7 +170,9 @@ pub(super) fn lower(
         graph,
         constants,
         kernels,
-        float_shape,
+        around,
+        packed_bytes: 0,
+        depth: 0,
         tensors: Vec::new(),
         steps: Vec::new(),
         values: HashMap::new(),
@@ -153,7 +182,7 @@ pub(super) fn lower(
         given: BTreeMap::new(),
     };
     for idx in 0..graph.node.len() {
-        lowering.read(idx);
+        lowering.read(idx)?;
     }
     for output in &graph.output {
         lowering.float(&output.name)?;
@@ -165,9 +194,36 @@ pub(super) fn lower(
     if total.is_none_or(|n| n > MAX_BYTES) {
         return Err(format!("its tensors take more than {MAX_BYTES} bytes"));
     }
+    let given = steps.iter().filter(|s| s.target.is_none()).map(|s| given_bytes(&tensors, s));
+    if given.fold(0usize, usize::saturating_add) > MAX_BYTES {
+        return Err(format!("its outputs take more than {MAX_BYTES} bytes"));
+    }
+    let n_macs = steps.iter().map(|s| macs(&tensors, s)).fold(0u64, u64::saturating_add);
+    if n_macs > MAX_MACS {
+        return Err(format!("a run of {n_macs} products, expected at most {MAX_MACS}"));
+    }
     // A stable sort: within a region the order stays.
     steps.sort_by_key(|s| s.region);
     Ok(Lowered { constants, tensors, steps, kept })
+}
+
+/// Bytes of the f32 that a step gives.
+fn given_bytes(tensors: &[Tensor], step: &Step) -> usize {
+    step.sources.iter().map(|&t| 4 * tensors[t].height * tensors[t].width * tensors[t].n_channels).sum()
+}
+
+/// About how many products a step takes.
+fn macs(tensors: &[Tensor], step: &Step) -> u64 {
+    let Some(target) = step.target.map(|t| &tensors[t]) else { return 0 };
+    let per_pixel = match &step.work {
+        Work::Conv { packed, .. } | Work::Depthwise { packed, .. } => packed.weights.len(),
+        Work::Max { window } => {
+            let source = &tensors[step.sources[0]];
+            window.rows.min(source.height) * window.columns.min(source.width) * target.pixel_bytes
+        }
+        _ => target.pixel_bytes,
+    };
+    (per_pixel as u64).saturating_mul((target.height * target.width) as u64)
 }
 
 /// The numbers of a sum of two tensors; as ONNX Runtime's, in whose order they are computed.
@@ -180,12 +236,17 @@ fn sum_of(a: &Tensor, b: &Tensor, quant: Quant, clip: Clip) -> Result<Residual, 
     Ok(Residual { own, other, fixed, is_own_last: true, sum: quant.clipped(clip) })
 }
 
+/// A multiplier, refused where its scales take it out of what an f32 holds in full.
+fn usable(multiplier: f32) -> Result<f32, Refusal> {
+    if multiplier.is_normal() { Ok(multiplier) } else { Err(format!("its scales make {multiplier}")) }
+}
+
 impl<'a> Lowering<'a> {
     /// Reads one node.
-    fn read(&mut self, idx: usize) {
+    fn read(&mut self, idx: usize) -> Result<(), Refusal> {
         let node = &self.graph.node[idx];
         if node.op_type == "Constant" {
-            return;
+            return Ok(());
         }
         match self.values_of(node) {
             Ok(values) => {
@@ -198,11 +259,10 @@ impl<'a> Lowering<'a> {
                 if node.input.iter().any(|name| self.is_quantized(name)) {
                     log::warn!("node {} ({}) runs in float: {why}", node.label(), node.op_type);
                 }
-                if let Err(why) = self.keep(idx) {
-                    log::warn!("node {} ({}): {why}", node.label(), node.op_type);
-                }
+                self.keep(idx).map_err(|why| format!("node {} ({}): {why}", node.label(), node.op_type))?;
             }
         }
+        Ok(())
     }
 
     fn is_quantized(&self, name: &str) -> bool {
@@ -214,9 +274,14 @@ impl<'a> Lowering<'a> {
         let node = &self.graph.node[idx];
         let mut level = 0;
         if self.kept.insert(idx) {
+            if self.depth == MAX_DEPTH {
+                return Err(format!("more than {MAX_DEPTH} nodes before it that no step was made of"));
+            }
+            self.depth += 1;
             for name in node.input.iter().filter(|name| !name.is_empty()) {
                 level = level.max(self.float(name)?);
             }
+            self.depth -= 1;
         }
         for name in &node.output {
             // What is known of a value stays known; it only exists in float as well.
@@ -313,7 +378,7 @@ impl<'a> Lowering<'a> {
         region: usize,
     ) -> Result<TensorId, Refusal> {
         let n_bytes = height.checked_mul(width).and_then(|n| n.checked_mul(pixel_bytes));
-        if n_bytes.is_none_or(|n| n == 0 || n > MAX_TENSOR_BYTES) {
+        if n_bytes.is_none_or(|n| n == 0 || n > MAX_TENSOR_BYTES) || n_channels > MAX_CHANNELS {
             return Err(format!("{height} x {width} x {n_channels} are no values or too many"));
         }
         self.tensors.push(Tensor {
@@ -354,6 +419,14 @@ impl<'a> Lowering<'a> {
     /// A convolution in the kernels' order; `name` is its output in the graph.
     fn packed(&mut self, name: &str, of: View, product: &Product, to: &To) -> Result<Packed, Refusal> {
         let source = &self.tensors[of.tensor];
+        let [n_out, _, rows, columns] = product.weights.shape;
+        let pixel = if product.is_depthwise { 1 } else { source.pixel_bytes };
+        let sides = [n_out.next_multiple_of(MOST_PACKED), rows, columns, pixel];
+        let n_bytes = sides.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
+        self.packed_bytes = self.packed_bytes.saturating_add(n_bytes.unwrap_or(usize::MAX));
+        if self.packed_bytes > MAX_BYTES {
+            return Err(format!("the network's weights take more than {MAX_BYTES} bytes"));
+        }
         let values = product.weights.values(&self.constants)?;
         let packed = if product.is_depthwise {
             self.kernels.pack_depthwise(&product.depthwise(source, values, to)?)
@@ -398,11 +471,11 @@ impl<'a> Lowering<'a> {
                 let work = Work::Add { sum: sum_of(own, other, quant, clip)? };
                 let (size, n_channels) = ((own.height, own.width), own.n_channels);
                 let target = self.tensor(name, size, n_channels, quant, own.region.max(other.region))?;
-                Ok(self.step(name, work, vec![a.tensor, b.tensor], target))
+                Ok(View { is_flat: a.is_flat, ..self.step(name, work, vec![a.tensor, b.tensor], target) })
             }
             Value::Gate(x, gate) => {
                 let (own, other) = (&self.tensors[x.tensor], &self.tensors[gate.tensor]);
-                let multiplier = own.scale * other.scale / quant.scale;
+                let multiplier = usable(own.scale * other.scale / quant.scale)?;
                 let work = Work::Gate { multiplier, range: quant.range };
                 let (size, n_channels) = ((own.height, own.width), own.n_channels);
                 let target = self.tensor(name, size, n_channels, quant, own.region.max(other.region))?;
@@ -410,10 +483,13 @@ impl<'a> Lowering<'a> {
             }
             Value::Mean(x) => {
                 let own = &self.tensors[x.tensor];
-                #[expect(clippy::cast_precision_loss, reason = "far below 2^24 pixels")]
-                let n_pixels = (own.height * own.width) as f32;
-                let work =
-                    Work::Mean { multiplier: own.scale / (n_pixels * quant.scale), range: quant.range };
+                let n_pixels = own.height * own.width;
+                if n_pixels > MAX_MEAN_PIXELS {
+                    return Err(format!("a mean over {n_pixels} pixels, expected at most {MAX_MEAN_PIXELS}"));
+                }
+                #[expect(clippy::cast_precision_loss, reason = "below 2^24 pixels")]
+                let multiplier = usable(own.scale / (n_pixels as f32 * quant.scale))?;
+                let work = Work::Mean { multiplier, range: quant.range };
                 let target = self.tensor(name, (1, 1), own.n_channels, quant, own.region)?;
                 Ok(self.step(name, work, vec![x.tensor], target))
             }
@@ -478,16 +554,36 @@ impl<'a> Lowering<'a> {
         if self.constants.contains(input) {
             return Err("its input is constant".into());
         }
-        let shape = (self.float_shape)(input, &self.constants)
-            .ok_or_else(|| format!("the shape of {input} is unknown"))?;
+        let shape = (self.around.float_shape)(input, &self.constants);
+        let shape = shape.ok_or_else(|| format!("the shape of {input} is unknown"))?;
+        if shape.first() != Some(&self.around.n_pictures) {
+            return Err(format!("{input} has the shape {shape:?}, expected one entry for each picture"));
+        }
         let (size, n_channels, is_flat) = match shape[..] {
             [_, n_channels, height, width] => ((height, width), n_channels, false),
             [_, n_channels] => ((1, 1), n_channels, true),
             _ => return Err(format!("{input} has the shape {shape:?}, expected 2 or 4 axes")),
         };
-        let pixel = if n_channels <= 4 { 4 } else { pixel_bytes(n_channels) };
+        let pixel =
+            if n_channels <= 4 && self.is_for_convolutions(name) { 4 } else { pixel_bytes(n_channels) };
         let target = self.tensor_of(name, size, n_channels, pixel, Some(quant), level)?;
         let work = Work::Quantize { name: input.to_owned(), scale: quant.scale, range: quant.range };
         Ok(View { is_flat, ..self.step(name, work, vec![], target) })
+    }
+
+    /// Whether only convolutions that aren't depthwise read what a `QuantizeLinear` makes: no other step reads
+    /// pixels of 4 bytes.
+    fn is_for_convolutions(&self, name: &str) -> bool {
+        let is_output = |name: &str| self.graph.output.iter().any(|output| output.name == name);
+        let readers = |name: &str| {
+            let name = name.to_owned();
+            self.graph.node.iter().filter(move |node| node.input.contains(&name))
+        };
+        let is_convolution =
+            |value: &str| readers(value).all(|node| node.op_type == "Conv" && node.int("group", 1) == 1);
+        !is_output(name)
+            && readers(name).all(|node| {
+                node.op_type == "DequantizeLinear" && node.output.iter().all(|value| is_convolution(value))
+            })
     }
 }

@@ -51,7 +51,9 @@ impl Lowering<'_> {
                 let axis = node.int("axis", -1);
                 let value = self.ended(node, Function::Softmax)?;
                 let Value::Part(_, is_flat) = value else { return Err("not of the last floats".into()) };
-                if !(axis == 1 || axis == -1 && is_flat) {
+                // Before version 13 it was over all axes from that one on.
+                let is_channels = axis == 1 && (is_flat || self.around.opset >= 13);
+                if !(is_channels || axis == -1 && is_flat) {
                     return Err(format!("axis {axis}, expected the channels"));
                 }
                 value
@@ -65,7 +67,12 @@ impl Lowering<'_> {
             "Reshape" => {
                 let shape = node.input(1).and_then(|name| self.constants.get::<i64>(name));
                 match shape.as_ref().map(|s| s.values.as_slice()) {
-                    Some([0 | 1, _]) => self.flat(node)?,
+                    Some([0 | 1, -1]) if node.int("allowzero", 0) == 0 => self.flat(node)?,
+                    Some([0 | 1, n])
+                        if self.n_values(node).is_some_and(|own| i64::try_from(own) == Ok(*n)) =>
+                    {
+                        self.flat(node)?
+                    }
                     _ => return Err("expected a shape of [1, values]".into()),
                 }
             }
@@ -162,10 +169,13 @@ impl Lowering<'_> {
         may_round_up: bool,
     ) -> Result<(Window, (usize, usize)), Refusal> {
         let source = &self.tensors[of.tensor];
-        if node.sizes("dilations").is_some_and(|d| d.iter().any(|&d| d != 1)) {
+        if node.sizes("dilations", &[])?.iter().any(|&d| d != 1) {
             return Err("dilations other than 1".into());
         }
-        let strides = node.sizes("strides").unwrap_or(vec![1, 1]);
+        if node.sizes("kernel_shape", &[rows, columns])? != [rows, columns] {
+            return Err(format!("kernel_shape other than the weights' {rows} x {columns}"));
+        }
+        let strides = node.sizes("strides", &[1, 1])?;
         let [stride, other] = strides[..] else { return Err(format!("strides {strides:?}")) };
         if stride != other || stride == 0 || stride > MAX_SIDE {
             return Err(format!("strides {strides:?}, expected the same both ways"));
@@ -181,7 +191,7 @@ impl Lowering<'_> {
         };
         let [top, left, bottom, right] = match node.text("auto_pad") {
             "" | "NOTSET" => {
-                let pads = node.sizes("pads").unwrap_or(vec![0; 4]);
+                let pads = node.sizes("pads", &[0; 4])?;
                 <[usize; 4]>::try_from(pads).map_err(|pads| format!("pads {pads:?}"))?
             }
             "VALID" => [0; 4],
@@ -191,7 +201,7 @@ impl Lowering<'_> {
             }
             other => return Err(format!("auto_pad {other}")),
         };
-        if top.max(bottom) >= rows.max(2) || left.max(right) >= columns.max(2) || rounds_up && !may_round_up {
+        if top.max(bottom) >= rows || left.max(right) >= columns || rounds_up && !may_round_up {
             return Err("pads as large as the window, or ceil_mode".into());
         }
         let n_windows = |n_in: usize, before: usize, after: usize, side: usize| {
@@ -273,7 +283,7 @@ impl Lowering<'_> {
         if let (Ok(Value::Real(a)), Ok(Value::Real(b))) = (self.input(node, 0), self.input(node, 1)) {
             let (own, other) = (&self.tensors[a.tensor], &self.tensors[b.tensor]);
             let size = |t: &super::Tensor| (t.height, t.width, t.n_channels);
-            if size(own) != size(other) {
+            if size(own) != size(other) || a.is_flat != b.is_flat {
                 return Err("tensors of different shapes".into());
             }
             return Ok(Value::Sum(a, b, Clip::NONE));
@@ -298,7 +308,7 @@ impl Lowering<'_> {
             for (x, gate) in [(*x, *gate), (*gate, *x)] {
                 let (own, other) = (&self.tensors[x.tensor], &self.tensors[gate.tensor]);
                 let is_pixel = other.height * other.width == 1 && own.height * own.width > 1;
-                if is_pixel && own.n_channels == other.n_channels && !gate.is_flat {
+                if is_pixel && own.n_channels == other.n_channels && !x.is_flat && !gate.is_flat {
                     return Ok(Value::Gate(x, gate));
                 }
             }
@@ -307,7 +317,7 @@ impl Lowering<'_> {
         let (Some((of, a)), Some((other, b))) = (self.mapping(&a), self.mapping(&b)) else {
             return Err("its inputs aren't functions of one tensor".into());
         };
-        if of.tensor != other.tensor {
+        if of != other {
             return Err("its inputs are functions of different tensors".into());
         }
         let mut products = a;
@@ -381,7 +391,7 @@ impl Lowering<'_> {
 
     fn max_pool(&self, node: &NodeProto) -> Result<Value, Refusal> {
         let Value::Real(of) = self.input(node, 0)? else { return Err("its input isn't quantized".into()) };
-        let sides = node.sizes("kernel_shape").unwrap_or_default();
+        let sides = node.sizes("kernel_shape", &[])?;
         let [rows, columns] = sides[..] else { return Err(format!("a window of {sides:?}")) };
         if of.is_flat || node.output.len() != 1 {
             return Err("expected one output and an input of 4 axes".into());
@@ -400,6 +410,17 @@ impl Lowering<'_> {
             Value::Part(part, _) if self.is_pixel(&part) => Ok(Value::Part(part, true)),
             _ => Err("its input isn't quantized".into()),
         }
+    }
+
+    /// Values of one picture of a node's first input, where that is bytes.
+    fn n_values(&self, node: &NodeProto) -> Option<usize> {
+        let (tensor, n_channels) = match self.input(node, 0).ok()? {
+            Value::Real(view) | Value::Bytes(view) => (view.tensor, self.tensors[view.tensor].n_channels),
+            Value::Part(part, _) => (part.tensor, part.n_channels),
+            Value::Product { product, .. } => return Some(product.n_out() * product.size.0 * product.size.1),
+            _ => return None,
+        };
+        Some(n_channels * self.tensors[tensor].height * self.tensors[tensor].width)
     }
 
     fn is_pixel(&self, part: &Part) -> bool {
@@ -442,11 +463,12 @@ impl Lowering<'_> {
         }
         let sizes = match node.input(1) {
             Some(name) => self.constants.get::<i64>(name).map(|c| c.values).unwrap_or_default(),
-            None => node.sizes("split").unwrap_or_default().iter().map(|&n| n as i64).collect(),
+            None => node.sizes("split", &[])?.iter().map(|&n| n as i64).collect(),
         };
         let sizes: Vec<usize> = sizes.iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
         let (part, is_flat) = self.last_floats(node)?;
-        let is_whole = sizes.iter().sum::<usize>() == part.n_channels && !sizes.contains(&0);
+        let total = sizes.iter().try_fold(0usize, |sum, &n| sum.checked_add(n));
+        let is_whole = total == Some(part.n_channels) && !sizes.contains(&0);
         if !is_whole || sizes.len() != node.output.len() || part.function != Function::None {
             return Err(format!("parts of {sizes:?} of {} channels", part.n_channels));
         }
