@@ -23,7 +23,7 @@ use crate::memory;
 use crate::scan::exit;
 
 /// Largest file of a network.
-const MAX_NETWORK_BYTES: usize = 1 << 30;
+const MAX_NETWORK_BYTES: usize = 1 << 28;
 
 /// Something that can be run again and again.
 enum Subject {

@@ -112,6 +112,15 @@ fn check_node(node: &pb::NodeProto) -> Result<(), Refusal> {
         if let Some(constant) = &attribute.t {
             tensor(name, constant)?;
         }
+        // Neither steps nor tract know these; without a zero point the type is what `output_dtype` says.
+        let is_type = name == "output_dtype" && node.op_type == "QuantizeLinear" && node.input(2).is_none();
+        if attribute.i != 0
+            && (name == "block_size"
+                && matches!(node.op_type.as_str(), "QuantizeLinear" | "DequantizeLinear")
+                || is_type)
+        {
+            return Err(format!("{name}: expected none, found {}", attribute.i));
+        }
         let range = match name.as_str() {
             "kernel_shape" | "strides" | "dilations" | "group" => 1..=MAX_GEOMETRY,
             "pads" if node.op_type == "Pad" => -MAX_GEOMETRY..=MAX_GEOMETRY,

@@ -177,8 +177,9 @@ impl Engine {
             n => usize::from(n),
         };
         let team = (n_threads > 1).then(|| Arc::new(Team::new(n_threads)));
-        log::info!("engine: {} kernels, {n_threads} threads", kernels.name());
-        Ok(Engine { kernels, team })
+        let engine = Engine { kernels, team };
+        log::info!("engine: {} kernels, {} threads", kernels.name(), engine.n_threads());
+        Ok(engine)
     }
 
     /// The names of the kernels that this processor can run, the best first.

@@ -139,7 +139,7 @@ impl Model {
         }
     }
 
-    /// Bytes of activations of a run, and of weights; `None` for a network that runs in float.
+    /// Bytes of activations of a run, and of weights; `None` for a network of which a part runs in float.
     pub fn memory_bytes(&self) -> Option<(usize, usize)> {
         match &self.network.body {
             Body::Region { program, .. } => Some(program.n_bytes()),
@@ -167,15 +167,18 @@ impl Model {
     /// Makes [`Picture::Pixels`] possible: the input is [1, 3, height, width].
     ///
     /// # Errors
-    /// [`EngineError::Shape`] when it isn't.
+    /// [`EngineError::Shape`] when it isn't, [`EngineError::Load`] when it is quantized in more than one way.
     pub fn with_pixels(mut self, normalisation: Normalisation) -> Result<Self, EngineError> {
         let [1, 3, _, _] = self.network.input_shape[..] else {
             return Err(self.differs("input of pixels", &[1, 3], self.input_shape()));
         };
         let mut tables = [[0; 256]; 3];
-        if let Body::Region { program, .. } = &self.network.body
-            && let Some((scale, range)) = program.input_numbers()
-        {
+        if let Body::Region { program, .. } = &self.network.body {
+            let (scale, range) = program.input_numbers().ok_or_else(|| EngineError::Load {
+                network: self.network.name.clone(),
+                step: "input of pixels",
+                cause: "it is quantized in more than one way".into(),
+            })?;
             for (channel, table) in tables.iter_mut().enumerate() {
                 for (byte, q) in (0..=255).zip(table.iter_mut()) {
                     *q = range.round(normalisation.of(channel, byte) / scale);
@@ -195,7 +198,8 @@ impl Model {
         self.run_watched(input, &|_| ())
     }
 
-    /// Like [`Model::run`]; `progress` is called after each of [`Model::ops`] of a network of bytes alone.
+    /// Like [`Model::run`]; `progress` is called after each of [`Model::ops`] of a network of bytes alone,
+    /// and must not run a network of the same engine.
     ///
     /// # Errors
     /// As [`Model::run`].
@@ -259,8 +263,8 @@ impl Model {
     }
 
     /// Runs the network on pictures, as many at a time as there are threads; what is left over, and a
-    /// single picture, is shared among the threads. `each` gets a picture's number and its outputs, in
-    /// order. The network's input is one picture.
+    /// single picture, is shared among the threads. A network of which a part runs in float takes them one
+    /// by one. `each` gets a picture's number and its outputs, in order. The network's input is one picture.
     ///
     /// # Errors
     /// [`EngineError`] when a picture has the wrong number of values, before any has run, or for the first
@@ -276,8 +280,12 @@ impl Model {
         }
         let pixels = self.pixels.clone();
         let needs_pixels = pictures.iter().any(|p| matches!(p, Picture::Pixels(_)));
-        if self.network.input_shape[0] != 1 || needs_pixels && pixels.is_none() {
+        if self.network.input_shape[0] != 1 {
             return Err(self.differs("input of pictures", &[1], self.input_shape()));
+        }
+        if needs_pixels && pixels.is_none() {
+            let cause = "expected floats: nothing says how pixels become them".into();
+            return Err(EngineError::Run { network: self.network.name.clone(), cause });
         }
         let network = Arc::clone(&self.network);
         let Body::Region { program, outputs } = &network.body else {

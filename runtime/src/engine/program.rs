@@ -107,12 +107,14 @@ impl Program {
         }
     }
 
-    /// Scale and range of the first input's bytes.
+    /// Scale and range of the bytes of the inputs; `None` where they aren't all the same.
     pub(super) fn input_numbers(&self) -> Option<(f32, Range8)> {
-        self.steps.iter().find_map(|s| match s.work {
+        let mut numbers = self.steps.iter().filter_map(|s| match s.work {
             Work::Quantize { scale, range, .. } => Some((scale, range)),
             _ => None,
-        })
+        });
+        let first = numbers.next()?;
+        numbers.all(|other| other == first).then_some(first)
     }
 
     /// Bytes of the arena, and of the packed weights.

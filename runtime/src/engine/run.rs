@@ -263,7 +263,7 @@ impl Run<'_> {
         let is_flat = window.rows * window.columns * window.stride == 1 && x.is_dense();
         let n_pixels = t.height * t.width;
         // A member takes some of the lines, or all lines of some blocks: whichever shares out better.
-        let n_lines = if is_flat { n_pixels / 4 } else { t.height };
+        let n_lines = if is_flat { (n_pixels / 4).max(1) } else { t.height };
         let largest = |n: usize| n.div_ceil(member.n_members) * member.n_members * 1000 / n.max(1);
         let by_blocks = member.n_members > 1 && largest(packed.n_blocks) < largest(n_lines);
         let (pixels, blocks) = if by_blocks {

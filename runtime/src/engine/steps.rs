@@ -36,12 +36,12 @@ pub(super) struct Tensor {
 impl Tensor {
     /// Bytes from a line to the next.
     pub(super) fn line_bytes(&self) -> usize {
-        (self.border.left + self.width + self.border.right) * self.pixel_bytes
+        (self.border.left + self.width + self.border.right).saturating_mul(self.pixel_bytes)
     }
 
     /// Bytes of all lines with the border.
     pub(super) fn n_bytes(&self) -> usize {
-        (self.border.top + self.height + self.border.bottom) * self.line_bytes()
+        (self.border.top + self.height + self.border.bottom).saturating_mul(self.line_bytes())
     }
 
     /// Where the first pixel inside the border stands.

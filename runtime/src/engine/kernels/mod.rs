@@ -2,7 +2,8 @@
 //! bytes. [`scalar`] is their specification; the numbers are defined here.
 //!
 //! Activations are bytes q that stand for (q - zero) * scale, one scale a tensor. They lie as NHWC:
-//! pixels of a multiple of [`LANES`] bytes (the network's input: 4 bytes for up to 4 channels), whose bytes
+//! pixels of a multiple of [`LANES`] bytes (4 bytes for an input of up to 4 channels that only convolutions
+//! read), whose bytes
 //! past the last channel hold anything; a border round the picture, where a convolution needs one, holds
 //! the zero point. Weights are i8 with |w| <= 127, one scale an output channel.
 //!
@@ -44,7 +45,7 @@ pub(in crate::engine) const SLACK_BYTES: usize = 128;
 /// Most output pixels that a kernel computes at a time.
 pub(in crate::engine) const MAX_TILE_PIXELS: usize = 16;
 
-/// Bytes from a pixel to the next one, of every tensor but the network's input.
+/// Bytes from a pixel to the next one, of every tensor but inputs of 4 bytes a pixel.
 pub(in crate::engine) fn pixel_bytes(n_channels: usize) -> usize {
     n_channels.next_multiple_of(LANES)
 }

@@ -19,8 +19,9 @@ use super::steps::{Function, Part, Step, Tensor, TensorId, Window, Work};
 /// Why no step can be made of a node.
 pub(super) type Refusal = String;
 
-/// Most bytes of one tensor, of all tensors together, of all packed weights, and of all outputs' f32.
+/// Most bytes of one tensor.
 const MAX_TENSOR_BYTES: usize = 1 << 28;
+/// Most bytes of all tensors together, of all packed weights, and of all outputs' f32.
 const MAX_BYTES: usize = 1 << 30;
 
 /// Output channels that kernels may fill up to.
@@ -200,6 +201,7 @@ pub(super) fn lower(
         return Err(format!("its outputs take more than {MAX_BYTES} bytes"));
     }
     let n_macs = steps.iter().map(|s| macs(&tensors, s)).fold(0u64, u64::saturating_add);
+    let n_macs = n_macs.saturating_mul(around.n_pictures as u64);
     if n_macs > MAX_MACS {
         return Err(format!("a run of {n_macs} products, expected at most {MAX_MACS}"));
     }
@@ -421,11 +423,42 @@ impl<'a> Lowering<'a> {
         };
         // The file's copy goes as soon as nothing else can want it, so that only one copy of the weights of
         // a network is held while it is loaded.
-        let Weights { name: weights, read_as, .. } = &product.weights;
-        let is_sole = |name: &str| self.n_readers.get(name).is_none_or(|&n| n == 1);
-        if is_sole(name) && is_sole(weights) && is_sole(read_as) {
-            self.constants.forget(weights);
+        if self.is_spent(name, &product.weights, to) {
+            self.constants.forget(&product.weights.name);
         }
         Ok(packed)
+    }
+
+    /// Whether no node but those of the step of `name`, which is a product, can want its weights: nothing else
+    /// reads them or a value between them and `name`, and its bytes are only read as what they stand for.
+    fn is_spent(&self, name: &str, weights: &Weights, to: &To) -> bool {
+        let is_sole = |name: &str| self.n_readers.get(name).is_none_or(|&n| n == 1);
+        let readers = |name: &str| {
+            let name = name.to_owned();
+            self.graph.node.iter().filter(move |node| node.input.contains(&name))
+        };
+        if let To::Bytes { scale, range } = to {
+            let is_output = |name: &String| self.graph.output.iter().any(|output| output.name == *name);
+            let is_real = |node: &pb::NodeProto| {
+                node.op_type == "DequantizeLinear"
+                    && self.quant(node).is_ok_and(|q| q.scale == *scale && q.range.zero == range.zero)
+            };
+            let mut bytes = readers(name).flat_map(|node| &node.output);
+            if bytes.any(|bytes| is_output(bytes) || !readers(bytes).all(is_real)) {
+                return false;
+            }
+        }
+        let mut at = name;
+        while is_sole(at) {
+            let Some(node) = self.makers.get(at).map(|&idx| &self.graph.node[idx]) else { return false };
+            if node.input.contains(&weights.read_as) {
+                return is_sole(&weights.name) && is_sole(&weights.read_as);
+            }
+            let is_product =
+                |name: &&String| matches!(self.values.get(name.as_str()), Some(Value::Product { .. }));
+            let Some(before) = node.input.iter().find(is_product) else { return false };
+            at = before;
+        }
+        false
     }
 }

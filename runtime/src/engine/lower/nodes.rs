@@ -66,10 +66,14 @@ impl Lowering<'_> {
             "Flatten" if node.int("axis", 1) == 1 => self.flat(node)?,
             "Reshape" => {
                 let shape = node.input(1).and_then(|name| self.constants.get::<i64>(name));
+                let keeps_pictures = |n: i64| n == 0 || n == 1 && self.around.n_pictures == 1;
                 match shape.as_ref().map(|s| s.values.as_slice()) {
-                    Some([0 | 1, -1]) if node.int("allowzero", 0) == 0 => self.flat(node)?,
-                    Some([0 | 1, n])
-                        if self.n_values(node).is_some_and(|own| i64::try_from(own) == Ok(*n)) =>
+                    Some([n, -1]) if node.int("allowzero", 0) == 0 && keeps_pictures(*n) => {
+                        self.flat(node)?
+                    }
+                    Some([n_pictures, n])
+                        if keeps_pictures(*n_pictures)
+                            && self.n_values(node).is_some_and(|own| i64::try_from(own) == Ok(*n)) =>
                     {
                         self.flat(node)?
                     }
@@ -88,7 +92,7 @@ impl Lowering<'_> {
     }
 
     /// Scale and zero point of a `QuantizeLinear` or `DequantizeLinear` of activations, as of u8.
-    fn quant(&self, node: &NodeProto) -> Result<Quant, Refusal> {
+    pub(super) fn quant(&self, node: &NodeProto) -> Result<Quant, Refusal> {
         let scale = node.input(1).and_then(|name| self.constants.scalar::<f32>(name));
         let scale = scale.ok_or("its scale is no constant number")?;
         if !(scale.is_finite() && scale > 0.0) {

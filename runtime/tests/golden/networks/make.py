@@ -1,4 +1,4 @@
-"""Write the networks of tests/hostile_networks.rs and tests/fallback.rs, with ONNX Runtime's outputs.
+"""Write the networks of tests/hostile_networks.rs, with ONNX Runtime's outputs.
 
     .cache/venv/bin/python runtime/tests/golden/networks/make.py
 
