@@ -4,7 +4,8 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::conv::{Bias, Product, Weights};
-use super::{Clip, Lowering, Quant, Refusal, Value, View};
+use super::value::{Clip, Quant, Value, View};
+use super::{Lowering, Refusal};
 use crate::engine::kernels::Range8;
 use crate::engine::numbers::sigmoid;
 use crate::engine::onnx::NodeExt as _;
