@@ -1,8 +1,10 @@
 //! `candor bench`: times networks and stages on this machine.
 
 use std::io::{BufRead as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use image::RgbImage;
@@ -11,6 +13,10 @@ use serde_json::json;
 use candor::bundle::Bundle;
 use candor::detect::{self, Mtcnn};
 use candor::engine::{self, Engine, EngineError, Model, Pieces};
+use candor::frame::Frame;
+use candor::pipeline::{self, Face, Observer, ScanError, Scanner, Sighting};
+use candor::source;
+use candor::stopwatch::{Stage, Stopwatch};
 
 use crate::cli::Bench;
 use crate::memory;
@@ -82,18 +88,62 @@ fn bench(args: &Bench) -> Result<(), String> {
         let measured = measure(subject, usize::from(args.rounds)).map_err(text)?;
         reports.push(report(name, subject, *load_ms, &measured, args, &engine));
     }
+    let stages = match &args.clip {
+        Some(path) => Some(stages_of(path, &engine).map_err(|why| format!("{}: {why}", path.display()))?),
+        None => None,
+    };
+    let stages: Vec<(&str, f64, u64)> = stages.as_ref().map(in_order).unwrap_or_default();
     let peak = memory::peak_bytes();
     if args.json {
+        let stages: Vec<_> = stages
+            .iter()
+            .map(|(stage, ms, n_runs)| json!({ "stage": stage, "cpu_ms": ms, "runs": n_runs }))
+            .collect();
         let whole = json!({
             "version": 1, "kernels": engine.kernels(), "threads": engine.n_threads(),
-            "networks": reports, "peak_memory_bytes": peak,
+            "networks": reports, "stages": stages, "peak_memory_bytes": peak,
         });
         println!("{whole}");
     } else {
+        for (stage, ms, n_runs) in stages {
+            println!("{stage:<10} {ms:>10.1} ms of CPU time in {n_runs} runs");
+        }
         let peak = peak.map_or("unknown".to_owned(), memory::mebibytes);
         println!("{} kernels, {} threads, peak memory {peak}", engine.kernels(), engine.n_threads());
     }
     Ok(())
+}
+
+/// Lets a scan go by.
+struct Nobody;
+
+impl Observer for Nobody {
+    fn frame(&mut self, _: &Frame, _: Option<&[Sighting]>) -> Result<(), ScanError> {
+        Ok(())
+    }
+
+    fn face(&mut self, _: &Face) -> Result<(), ScanError> {
+        Ok(())
+    }
+}
+
+/// Scans a video with the built-in networks and the settings that are usual.
+fn stages_of(path: &Path, engine: &Engine) -> Result<Stopwatch, String> {
+    let bundle = Bundle::embedded().map_err(|error| error.to_string())?;
+    let (faces, scans) = (detect::Settings::default(), pipeline::Settings::default());
+    let mut scanner = Scanner::new(engine, faces, scans, &bundle).map_err(|error| error.to_string())?;
+    let mut source = source::open(path).map_err(|error| error.to_string())?;
+    let scanned = scanner.scan(source.as_mut(), &mut Nobody, &AtomicBool::new(false));
+    scanned.map(|summary| summary.stopwatch).map_err(|error| error.to_string())
+}
+
+/// Each stage's CPU time in ms, and its runs.
+fn in_order(watch: &Stopwatch) -> Vec<(&'static str, f64, u64)> {
+    let spent = |stage: Stage| {
+        let (spent, n_runs) = watch.spent(stage);
+        (stage.word(), spent.as_secs_f64() * 1e3, n_runs)
+    };
+    Stage::ALL.map(spent).to_vec()
 }
 
 /// What is to be timed: the files that were named, or what is built in.
@@ -114,7 +164,7 @@ fn load(args: &Bench, engine: &Engine) -> Result<Vec<Loaded>, String> {
     if let Some((width, height)) = args.pyramid {
         loaded.push(pyramid(engine, width, height)?);
     }
-    if loaded.is_empty() {
+    if loaded.is_empty() && args.clip.is_none() {
         let bundle = Bundle::embedded().map_err(|error| error.to_string())?;
         let side = bundle.manifest().input.size_px as usize;
         let start = Instant::now();

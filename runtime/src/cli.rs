@@ -104,7 +104,7 @@ pub(crate) struct Scan {
     /// Exit with code 1 when a file has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
     pub(crate) fail_on: Option<FailOn>,
-    /// Print CPU time per stage and peak memory on standard error at the end.
+    /// Print CPU time of the scanning threads per stage, and peak memory, on standard error at the end.
     #[arg(long)]
     pub(crate) stats: bool,
     /// No progress bar.
@@ -116,6 +116,7 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   candor bench                                the built-in classifier and detector
   candor bench --ops model.onnx               what each op of a network takes
+  candor bench --clip call.mp4                 and each stage of a scan
   candor bench --threads 4 --json             on four threads, as JSON
   candor bench --ops --rounds 1 model.onnx    which ops compute on bytes (u8) and which in float (f32)";
 
@@ -131,6 +132,9 @@ pub(crate) struct Bench {
     /// Also the detector's first network over the pyramid of a picture of this size.
     #[arg(long, value_name = "WxH", value_parser = size)]
     pub(crate) pyramid: Option<(u32, u32)>,
+    /// Also what each stage of a scan of this video takes, in CPU time of the scanning thread.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) clip: Option<PathBuf>,
     /// Threads that networks run on; 0 for as many as there are cores.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: u8,

@@ -73,6 +73,8 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         Ok(scanner) => scanner,
         Err(error) => return usage(error.to_string()),
     };
+    // The scanner has what it needs of it.
+    drop(bundle);
     let (inputs, missing) = expand(args);
     if args.annotate.is_some() && inputs.len() != 1 {
         return usage(format!("--annotate: expected one input, found {}", inputs.len()));
@@ -95,7 +97,7 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
             log::warn!("signal {signal}: {error}");
         }
     }
-    if bundle.manifest().status == Status::Untrained {
+    if scanner.manifest().status == Status::Untrained {
         eprintln!("candor: {}", table::UNTRAINED);
     }
 

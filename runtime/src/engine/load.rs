@@ -14,11 +14,12 @@ use tract_onnx::tract_hir::internal::{Factoid as _, TractErrorContext as _, ensu
 use tract_onnx::tract_hir::tract_core::ops::cnn::{MaxPool, SumPool};
 
 use super::lower::{self, Lowered};
+use super::model::{Body, Network, ops_of};
 use super::onnx::{Constants, NodeExt as _};
 use super::program::Program;
 use super::region;
 use super::steps::{Tensor as Tensor8, TensorId};
-use super::{Body, Engine, EngineError, Model, Network, Op, check, ops_of};
+use super::{Engine, EngineError, Model, Op, check};
 
 /// Most values of an input, and of all outputs together.
 const MAX_VALUES: usize = 1 << 26;

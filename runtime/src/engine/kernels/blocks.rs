@@ -54,22 +54,27 @@ pub(super) fn ordered<T: Copy + Default>(values: &[T], channels: &[usize]) -> Ve
 }
 
 /// Packs a convolution for vectors of `n_lanes` times 4 sums, of which a group takes `group_vectors`: weights
-/// as `[block][row][row_bytes / 4][channel of the block][4]`.
-pub(super) fn pack_conv(conv: &Conv, blocks: Blocks, group_vectors: usize, n_lanes: usize) -> Packed {
+/// as `[block][row][row_bytes / n_taps][channel of the block][n_taps]`, where `n_taps` is 2 or 4.
+pub(super) fn pack_conv(
+    conv: &Conv,
+    blocks: Blocks,
+    (group_vectors, n_lanes): (usize, usize),
+    n_taps: usize,
+) -> Packed {
     let n_channels = blocks.n_groups() * group_vectors * n_lanes * 4;
     let mut weights = Aligned::zeros(n_channels * conv.n_rows * conv.row_bytes);
     let mut order = Vec::with_capacity(n_channels);
-    let mut quads = weights.chunks_exact_mut(4);
+    let mut taps = weights.chunks_exact_mut(n_taps);
     for block in 0..blocks.n_blocks() {
         let groups = blocks.groups(block);
         let vectors = groups.start * group_vectors..groups.end * group_vectors;
         let of_block: Vec<usize> = channels(vectors, n_lanes).collect();
         for row in 0..conv.n_rows {
-            for at in (0..conv.row_bytes).step_by(4) {
-                for (&channel, quad) in of_block.iter().zip(&mut quads) {
+            for at in (0..conv.row_bytes).step_by(n_taps) {
+                for (&channel, taps) in of_block.iter().zip(&mut taps) {
                     if channel < conv.n_out {
                         let from = (channel * conv.n_rows + row) * conv.row_bytes + at;
-                        quad.copy_from_slice(&conv.weights[from..from + 4]);
+                        taps.copy_from_slice(&conv.weights[from..from + n_taps]);
                     }
                 }
             }

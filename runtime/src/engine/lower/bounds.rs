@@ -22,6 +22,9 @@ pub(in crate::engine) const MAX_MACS: u64 = 1 << 36;
 /// Most nodes in a row that are functions of bytes and are wanted as floats after all.
 pub(super) const MAX_DEPTH: usize = 64;
 
+/// Largest scale of a sum's operand over the sum's, so that kernels may convert before they clamp.
+pub(super) const MOST_RATIO: f32 = 65_536.0;
+
 /// Refuses steps that take too much memory or work.
 pub(super) fn check(tensors: &[Tensor], steps: &[Step]) -> Result<(), Refusal> {
     let total = tensors.iter().try_fold(0usize, |sum, t| sum.checked_add(t.n_bytes()));
@@ -56,9 +59,4 @@ fn macs(tensors: &[Tensor], step: &Step) -> u64 {
         _ => target.pixel_bytes,
     };
     (per_pixel as u64).saturating_mul((target.height * target.width) as u64)
-}
-
-/// A multiplier, refused where its scales take it out of what an f32 holds in full.
-pub(super) fn usable(multiplier: f32) -> Result<f32, Refusal> {
-    if multiplier.is_normal() { Ok(multiplier) } else { Err(format!("its scales make {multiplier}")) }
 }

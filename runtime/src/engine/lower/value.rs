@@ -1,12 +1,8 @@
 //! What is known of a graph's values while they are read.
 
-use super::Refusal;
 use super::conv::Product;
-use crate::engine::kernels::{Range8, Residual};
-use crate::engine::steps::{Part, Tensor, TensorId, Window};
-
-/// Largest scale of a sum's operand over the sum's, so that kernels may convert before they clamp.
-const MOST_RATIO: f32 = 65_536.0;
+use crate::engine::kernels::Range8;
+use crate::engine::steps::{Part, TensorId, Window};
 
 /// What is known of a value of the graph.
 #[derive(Clone, Debug)]
@@ -71,14 +67,4 @@ impl Quant {
             (self.range.round(clip.least / self.scale), self.range.round(clip.most / self.scale));
         Range8 { zero: self.range.zero, min, max }
     }
-}
-
-/// The numbers of a sum of two tensors; as ONNX Runtime's, in whose order they are computed.
-pub(super) fn sum_of(a: &Tensor, b: &Tensor, quant: Quant, clip: Clip) -> Result<Residual, Refusal> {
-    let (own, other) = (a.scale / quant.scale, b.scale / quant.scale);
-    let fixed = f32::from(quant.range.zero) - (own * f32::from(a.zero) + other * f32::from(b.zero));
-    if own.max(other).is_nan() || own.max(other) > MOST_RATIO {
-        return Err(format!("its scales are {own} and {other} times the sum's"));
-    }
-    Ok(Residual { own, other, fixed, is_own_last: true, sum: quant.clipped(clip) })
 }

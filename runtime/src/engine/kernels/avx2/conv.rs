@@ -1,134 +1,150 @@
-//! Convolutions: tiles of a few pixels by 2 or 4 vectors of 8 output channels.
+//! Convolutions: tiles of a few pixels by 2 vectors of 8 output channels.
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::finish::{Cut, Numbers, Rest, Steps, floats};
 use super::{GROUP, load};
 use crate::engine::kernels::blocks::{self, Blocks, unrolled};
-use crate::engine::kernels::{Conv, ConvRun, Finish, Packed, Range8, Tile};
+use crate::engine::kernels::scalar::Scalar;
+use crate::engine::kernels::{Conv, ConvRun, Finish, Kernels as _, Packed, Range8, Tile};
 
-/// Most groups of a block: tiles of 3 pixels by 4 vectors, or of 6 by 2, leave four registers.
-const MOST_GROUPS: usize = 2;
+/// Groups of a block: tiles of 6 pixels by its 2 vectors leave four registers.
+const MOST_GROUPS: usize = 1;
+/// Vectors of a block.
+const VECTORS: usize = 2;
+/// Most output pixels of a tile.
+const MOST_PIXELS: usize = 6;
+/// Most taps of a convolution; the scalar kernel has those with more.
+const MOST_TAPS: usize = 8192;
+/// The bytes under the taps of a tile's pixels, 16 bits each, and room to write whole vectors.
+type Wide = [[u16; MOST_TAPS + 16]; MOST_PIXELS];
 
-/// The input's bytes are taken as signed ones, q - 128, so the bias has 128 times the sum of the weights.
 pub(super) fn pack(conv: &Conv) -> Packed {
-    let mut shifted = conv.clone();
-    let n_taps = conv.n_rows * conv.row_bytes;
-    for (bias, weights) in shifted.bias.iter_mut().zip(conv.weights.chunks(n_taps)) {
-        let sum: i32 = weights.iter().map(|&w| i32::from(w)).sum();
-        *bias = bias.wrapping_add(sum.wrapping_mul(128));
+    if conv.n_rows * conv.row_bytes > MOST_TAPS {
+        return Scalar.pack_conv(conv);
     }
-    blocks::pack_conv(&shifted, Blocks::new(conv.n_out, GROUP, MOST_GROUPS), 2, 2)
+    blocks::pack_conv(conv, Blocks::new(conv.n_out, GROUP, MOST_GROUPS), (VECTORS, 2), 2)
 }
 
-/// A block of a convolution and its run.
+/// What all blocks of a run share.
 struct Job<'a> {
-    weights: *const i8,
-    numbers: Numbers,
-    n_rows: usize,
-    row_bytes: usize,
-    src_step_bytes: usize,
-    src_row_bytes: usize,
-    /// First channel of the block.
-    channel: usize,
+    packed: &'a Packed,
+    n_taps: usize,
     /// Not for floats.
     range: Option<Range8>,
     steps: Option<&'a Steps>,
     rest: Rest,
 }
 
-/// Computes a run.
+/// Computes a run: tile by tile, all blocks of it, so that its bytes are widened once.
 ///
 /// # Safety
 /// As for `Kernels::conv`.
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn run(packed: &Packed, run: &ConvRun) {
-    let blocks = Blocks::new(packed.n_out, GROUP, MOST_GROUPS);
     let n_taps = packed.n_rows * packed.row_bytes;
+    if n_taps > MOST_TAPS {
+        // SAFETY: the caller's promise; packed by the same.
+        return unsafe { Scalar.conv(packed, run) };
+    }
     let steps = Steps::new(&packed.finish);
-    for block in run.blocks.clone() {
-        let groups = blocks.groups(block);
-        let job = Job {
-            weights: packed.weights[groups.start * GROUP * n_taps..].as_ptr(),
-            numbers: Numbers::new(packed, groups.start),
-            n_rows: packed.n_rows,
-            row_bytes: packed.row_bytes,
-            src_step_bytes: run.src_step_bytes,
-            src_row_bytes: run.src_row_bytes,
-            channel: groups.start * GROUP,
-            range: match &packed.finish {
-                Finish::Bytes { range, .. } => Some(*range),
-                Finish::Floats => None,
-            },
-            steps: steps.as_ref(),
-            rest: Rest::new(&packed.finish),
-        };
-        let n_vectors = groups.len() * 2;
-        run.tiles(12 / n_vectors, |pixels| {
+    let range = match &packed.finish {
+        Finish::Bytes { range, .. } => Some(*range),
+        Finish::Floats => None,
+    };
+    let job = Job { packed, n_taps, range, steps: steps.as_ref(), rest: Rest::new(&packed.finish) };
+    let mut wide = MaybeUninit::<Wide>::uninit();
+    run.tiles(MOST_PIXELS, |pixels| {
+        for pixel in 0..pixels.n_pixels {
+            let to = wide.as_mut_ptr().cast::<[u16; MOST_TAPS + 16]>().wrapping_add(pixel).cast::<u16>();
+            let window = pixels.src.wrapping_add(pixel * run.src_step_bytes);
+            for row in 0..packed.n_rows {
+                let src = window.wrapping_add(row * run.src_row_bytes);
+                let to = to.wrapping_add(row * packed.row_bytes);
+                // SAFETY: the caller's promise: a row of taps and slack; and the room of its pixel.
+                unsafe { widen(src, to, packed.row_bytes) };
+            }
+        }
+        for block in run.blocks.clone() {
             macro_rules! tile_of {
-                ($($n_vectors:literal: $($n_pixels:literal)*;)*) => {
-                    match (n_vectors, pixels.n_pixels) {
-                        // SAFETY: the caller's promise.
-                        $($(($n_vectors, $n_pixels) => unsafe {
-                            tile::<$n_pixels, $n_vectors>(&job, pixels);
-                        },)*)*
+                ($($n_pixels:literal)*) => {
+                    match pixels.n_pixels {
+                        // SAFETY: the caller's promise; as many pixels were widened.
+                        $($n_pixels => unsafe { tile::<$n_pixels>(&job, block, pixels, wide.as_ptr().cast()) },)*
                         _ => unreachable!("no such tile"),
                     }
                 };
             }
-            tile_of! {
-                2: 1 2 3 4 5 6;
-                4: 1 2 3;
-            }
-        });
+            tile_of!(1 2 3 4 5 6);
+        }
+    });
+}
+
+/// Writes `n_bytes` bytes as 16 bits each, and up to 15 more.
+///
+/// # Safety
+/// The caller's to read and to write.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn widen(src: *const u8, to: *mut u16, n_bytes: usize) {
+    for at in (0..n_bytes).step_by(16) {
+        // SAFETY: the caller's promise.
+        let bytes = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(src.wrapping_add(at).cast()) });
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_storeu_si256(to.wrapping_add(at).cast(), bytes) };
     }
 }
 
-/// Computes `PIXELS` by `VECTORS` vectors.
+/// Computes a block of `PIXELS`. Products of 16 bits are exact, unlike AVX2's of bytes, and take fewer
+/// instructions than bytes made signed.
 ///
 /// # Safety
-/// As for `Kernels::conv`.
+/// As for `Kernels::conv`; the pixels' bytes are in `wide`.
 #[inline(never)]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<const PIXELS: usize, const VECTORS: usize>(job: &Job, pixels: &Tile) {
+unsafe fn tile<const PIXELS: usize>(
+    job: &Job,
+    block: usize,
+    pixels: &Tile,
+    wide: *const [u16; MOST_TAPS + 16],
+) {
+    let numbers = Numbers::new(job.packed, block);
     let mut sums = [[_mm256_setzero_si256(); VECTORS]; PIXELS];
     for vector in 0..VECTORS {
         // SAFETY: numbers are padded to whole groups.
-        let bias = unsafe { load(job.numbers.bias.wrapping_add(vector * 8)) };
+        let bias = unsafe { load(numbers.bias.wrapping_add(vector * 8)) };
         for sums in &mut sums {
             sums[vector] = bias;
         }
     }
-    let mut weights = job.weights;
-    for row in 0..job.n_rows {
-        let row = pixels.src.wrapping_add(row * job.src_row_bytes);
-        for four in 0..job.row_bytes / 4 {
-            unrolled!(pixel in 0 1 2 3 4 5, < PIXELS => {
-                let from = row.wrapping_add(pixel * job.src_step_bytes + 4 * four);
-                // SAFETY: the caller's promise: 4 bytes of a row of taps.
-                let bytes = _mm256_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() });
-                let bytes = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
-                // At most 128, so that two products stay within 16 bits: 2 * 128 * 127.
-                let size = _mm256_abs_epi8(bytes);
-                for (vector, sum) in sums[pixel].iter_mut().enumerate() {
-                    // SAFETY: packed with as many taps of each vector.
-                    let taps = unsafe { load(weights.wrapping_add(32 * vector)) };
-                    let products = _mm256_maddubs_epi16(size, _mm256_sign_epi8(taps, bytes));
-                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
-                }
-            });
-            weights = weights.wrapping_add(32 * VECTORS);
+    let weights = job.packed.weights[block * GROUP * job.n_taps..].as_ptr();
+    for pair in 0..job.n_taps / 2 {
+        let mut taps = [_mm256_setzero_si256(); VECTORS];
+        for (vector, taps) in taps.iter_mut().enumerate() {
+            let from = weights.wrapping_add(16 * (VECTORS * pair + vector));
+            // SAFETY: packed with as many taps of each vector.
+            *taps = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(from.cast()) });
         }
+        unrolled!(pixel in 0 1 2 3 4 5, < PIXELS => {
+            let from = wide.wrapping_add(pixel).cast::<i32>().wrapping_add(pair);
+            // SAFETY: two of the pixel's widened bytes.
+            let two = _mm256_set1_epi32(unsafe { from.read_unaligned() });
+            for (sum, &taps) in sums[pixel].iter_mut().zip(&taps) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(two, taps));
+            }
+        });
     }
+    let channel = block * GROUP;
     match job.range {
         // SAFETY: the caller's promise.
-        Some(range) => unsafe { finish(job, pixels, range, &sums) },
+        Some(range) => unsafe { finish(job, &numbers, channel, pixels, range, &sums) },
         None => {
             // A copy, so that only this path keeps sums in memory.
             let sums = sums;
             for (sums, dst) in sums.iter().zip(pixels.dst) {
                 // SAFETY: the caller's promise.
-                unsafe { floats(sums, &job.numbers, dst.cast::<f32>().wrapping_add(job.channel)) };
+                unsafe { floats(sums, &numbers, dst.cast::<f32>().wrapping_add(channel)) };
             }
         }
     }
@@ -140,48 +156,43 @@ unsafe fn tile<const PIXELS: usize, const VECTORS: usize>(job: &Job, pixels: &Ti
 /// As for `Kernels::conv`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn finish<const PIXELS: usize, const VECTORS: usize>(
+unsafe fn finish<const PIXELS: usize>(
     job: &Job,
+    numbers: &Numbers,
+    channel: usize,
     pixels: &Tile,
     range: Range8,
     sums: &[[__m256i; VECTORS]; PIXELS],
 ) {
     let cut = Cut::new(range, job.steps);
-    // Four vectors are packed to one of bytes: of two pixels or of one.
-    let n_together = 4 / VECTORS;
-    unrolled!(pack in 0 1 2, < PIXELS.div_ceil(n_together) => {
-        let first = pack * n_together;
+    // Four vectors are packed to one of bytes: those of two pixels.
+    unrolled!(pack in 0 1 2, < PIXELS.div_ceil(2) => {
+        let first = 2 * pack;
         let mut v = [_mm256_setzero_si256(); 4];
         for (at, v) in v.iter_mut().enumerate() {
             let (pixel, vector) = (first + at / VECTORS, at % VECTORS);
             if pixel < PIXELS {
                 // SAFETY: a block has as many vectors.
-                *v = unsafe { job.numbers.round(vector, sums[pixel][vector]) };
+                *v = unsafe { numbers.round(vector, sums[pixel][vector]) };
             }
         }
-        let q = cut.bytes(v);
-        let dst = |at: usize| pixels.dst[first + at].wrapping_add(job.channel);
-        if VECTORS == 4 {
-            // SAFETY: the caller's promise: two groups of a pixel.
-            unsafe { _mm256_storeu_si256(dst(0).cast(), q) };
-        } else {
-            let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(q);
-            let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
+        let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(cut.bytes(v));
+        let dst = |at: usize| pixels.dst[first + at].wrapping_add(channel);
+        let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
+        // SAFETY: the caller's promise: a group of a pixel.
+        unsafe { _mm_storeu_si128(dst(0).cast(), low) };
+        if first + 1 < PIXELS {
             // SAFETY: the caller's promise: a group of a pixel.
-            unsafe { _mm_storeu_si128(dst(0).cast(), low) };
-            if first + 1 < PIXELS {
-                // SAFETY: the caller's promise: a group of a pixel.
-                unsafe { _mm_storeu_si128(dst(1).cast(), high) };
-            }
+            unsafe { _mm_storeu_si128(dst(1).cast(), high) };
         }
     });
-    // SAFETY: the caller's promise: the block's groups of each pixel.
+    // SAFETY: the caller's promise: the block's group of each pixel.
     unsafe {
         job.rest.apply(
             PIXELS,
-            VECTORS / 2,
-            |pixel| pixels.dst[pixel].wrapping_add(job.channel),
-            |pixel| pixels.residual[pixel].wrapping_add(job.channel),
+            MOST_GROUPS,
+            |pixel| pixels.dst[pixel].wrapping_add(channel),
+            |pixel| pixels.residual[pixel].wrapping_add(channel),
         );
     };
 }

@@ -11,7 +11,7 @@ use crate::engine::kernels::{Conv, ConvRun, Finish, Packed, Range8, Tile};
 const MOST_GROUPS: usize = 4;
 
 pub(super) fn pack(conv: &Conv) -> Packed {
-    blocks::pack_conv(conv, Blocks::new(conv.n_out, GROUP, MOST_GROUPS), 1, 4)
+    blocks::pack_conv(conv, Blocks::new(conv.n_out, GROUP, MOST_GROUPS), (1, 4), 4)
 }
 
 /// A block of a convolution and its run.
