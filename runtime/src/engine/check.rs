@@ -112,6 +112,11 @@ fn check_node(node: &pb::NodeProto) -> Result<(), Refusal> {
         if let Some(constant) = &attribute.t {
             tensor(name, constant)?;
         }
+        // Numbers that tract leaves out of account.
+        let is_new = name == "block_size" || name == "output_dtype" && node.input(2).is_none();
+        if is_new && attribute.i != 0 && matches!(&*node.op_type, "QuantizeLinear" | "DequantizeLinear") {
+            return Err(format!("{name}: expected none, found {}", attribute.i));
+        }
         let range = match name.as_str() {
             "kernel_shape" | "strides" | "dilations" | "group" => 1..=MAX_GEOMETRY,
             "pads" if node.op_type == "Pad" => -MAX_GEOMETRY..=MAX_GEOMETRY,
