@@ -112,6 +112,13 @@ fn a_network_without_bytes_runs_in_float() {
 }
 
 #[test]
+fn weights_that_a_float_node_wants_too_are_kept() {
+    for name in ["shared-product", "bytes-read-as-they-are"] {
+        assert!(!run(name).is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn weights_that_no_kernel_takes_run_in_float() {
     let ops = run("weights-of-minus-128");
     assert!(ops.iter().any(|op| op.contains("Conv") || op.contains("branch")), "{ops:?}");
@@ -150,7 +157,7 @@ fn the_log_names_nodes_that_run_in_float() {
 
 #[test]
 fn every_sound_network_is_tested() {
-    assert_eq!(index().sound.len(), 12);
+    assert_eq!(index().sound.len(), 14);
 }
 
 #[test]

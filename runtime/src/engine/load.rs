@@ -23,8 +23,10 @@ use super::{Engine, EngineError, Model, Op, check};
 
 /// Most values of an input, and of all outputs together.
 const MAX_VALUES: usize = 1 << 26;
-/// Most regions of a graph.
+/// Most regions of a graph, and most of its nodes that run in float: tract takes the square of their number,
+/// tens of seconds for these.
 const MAX_REGIONS: usize = 256;
+const MAX_FLOAT_NODES: usize = 1 << 12;
 /// Most bytes of one tensor that tract makes, and of all together.
 const MAX_FLOAT_TENSOR_BYTES: u64 = 1 << 28;
 const MAX_FLOAT_BYTES: u64 = 1 << 32;
@@ -180,6 +182,11 @@ fn plan_of(
     let Lowered { constants, tensors, mut steps, kept } = lowered;
     let n_regions = steps.iter().map(|s| s.region).collect::<HashSet<_>>().len();
     ensure!(n_regions <= MAX_REGIONS, "expected at most {MAX_REGIONS} regions of bytes, found {n_regions}");
+    ensure!(
+        kept.len() <= MAX_FLOAT_NODES,
+        "expected at most {MAX_FLOAT_NODES} nodes in float, found {}",
+        kept.len()
+    );
     let tensors: Arc<[Tensor8]> = tensors.into();
     let mut programs: Vec<Arc<Program>> = Vec::new();
     while let Some(number) = steps.first().map(|s| s.region) {

@@ -2,45 +2,27 @@
 //! it; a QuantizeLinear makes a step of what leads to it. What no step can be made of stays an ONNX node,
 //! which tract runs in float; the log names it.
 
+mod bounds;
 mod conv;
 mod fold;
 mod nodes;
 mod quantize;
+mod value;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tract_onnx::pb;
 
+pub(super) use self::bounds::MAX_MACS;
+use self::bounds::{MAX_BYTES, MAX_CHANNELS, MAX_DEPTH, MAX_TENSOR_BYTES, MOST_PACKED};
 use self::conv::{Product, To, Weights};
-use super::kernels::{Kernels, Packed, Range8, pixel_bytes};
+use self::value::{Clip, Quant, Value, View};
+use super::kernels::{Kernels, Packed, pixel_bytes};
 use super::onnx::{Constants, NodeExt as _};
-use super::steps::{Function, Part, Step, Tensor, TensorId, Window, Work};
+use super::steps::{Function, Part, Step, Tensor, TensorId, Work};
 
 /// Why no step can be made of a node.
 pub(super) type Refusal = String;
-
-/// Most bytes of one tensor.
-const MAX_TENSOR_BYTES: usize = 1 << 28;
-/// Most bytes of all tensors together, of all packed weights, and of all outputs' f32.
-const MAX_BYTES: usize = 1 << 30;
-
-/// Output channels that kernels may fill up to.
-const MOST_PACKED: usize = 64;
-
-/// Most pixels of a mean, so that their sum fits into an i32.
-const MAX_MEAN_PIXELS: usize = 1 << 23;
-
-/// Most channels of a tensor.
-const MAX_CHANNELS: usize = 1 << 20;
-
-/// Most products of a run: ten times the largest network that is of use, seconds at worst.
-pub(super) const MAX_MACS: u64 = 1 << 36;
-
-/// Most nodes in a row that are functions of bytes and are wanted as floats after all.
-const MAX_DEPTH: usize = 64;
-
-/// Largest scale of a sum's operand over the sum's, so that kernels may convert before they clamp.
-const MOST_RATIO: f32 = 65_536.0;
 
 /// A network as steps and what is left of its graph.
 pub(super) struct Lowered {
@@ -50,71 +32,6 @@ pub(super) struct Lowered {
     pub(super) steps: Vec<Step>,
     /// Indices of the graph's nodes that stay.
     pub(super) kept: BTreeSet<usize>,
-}
-
-/// What is known of a value of the graph.
-#[derive(Clone, Debug)]
-enum Value {
-    /// Bytes of a tensor.
-    Bytes(View),
-    /// What bytes stand for.
-    Real(View),
-    /// A function of what a byte stands for: one number for each byte.
-    Mapped(View, Box<[f32; 256]>),
-    /// A convolution, perhaps with slopes; and the least and largest value that a clip leaves.
-    Product { of: View, product: Box<Product>, clip: Clip, is_flat: bool },
-    /// A sum of two tensors, clipped.
-    Sum(View, View, Clip),
-    /// A tensor times one pixel of another.
-    Gate(View, View),
-    /// The mean over all pixels.
-    Mean(View),
-    /// The largest of each window; output height and width.
-    Max(View, Window, (usize, usize)),
-    /// Floats that a region computes.
-    Part(Part, bool),
-    /// i8 constants with their scales and axis.
-    Constant { name: String, scales: Vec<f32>, axis: i64 },
-    /// Floats made outside of regions, after the region of that number less one.
-    Float { level: usize },
-}
-
-/// A tensor, perhaps seen as [1, values].
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct View {
-    tensor: TensorId,
-    is_flat: bool,
-}
-
-/// Values outside are moved to the nearest inside.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Clip {
-    least: f32,
-    most: f32,
-}
-
-impl Clip {
-    const NONE: Clip = Clip { least: f32::NEG_INFINITY, most: f32::INFINITY };
-
-    fn then(self, least: f32, most: f32) -> Clip {
-        Clip { least: self.least.max(least).min(most), most: self.most.min(most).max(least) }
-    }
-}
-
-/// A tensor's scale, and its bytes' range.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Quant {
-    scale: f32,
-    range: Range8,
-}
-
-impl Quant {
-    /// The bytes that a clip leaves. Rounding keeps order, so clipping before and after it is the same.
-    fn clipped(self, clip: Clip) -> Range8 {
-        let (min, max) =
-            (self.range.round(clip.least / self.scale), self.range.round(clip.most / self.scale));
-        Range8 { zero: self.range.zero, min, max }
-    }
 }
 
 /// What lowering needs to know besides the graph.
@@ -192,41 +109,10 @@ pub(super) fn lower(
     let Lowering { constants, mut tensors, mut steps, kept, .. } = lowering;
     fold::fold(&mut steps);
     fold::widen(&mut tensors, &steps);
-    let total = tensors.iter().try_fold(0usize, |sum, t| sum.checked_add(t.n_bytes()));
-    if total.is_none_or(|n| n > MAX_BYTES) {
-        return Err(format!("its tensors take more than {MAX_BYTES} bytes"));
-    }
-    let given = steps.iter().filter(|s| s.target.is_none()).map(|s| given_bytes(&tensors, s));
-    if given.fold(0usize, usize::saturating_add) > MAX_BYTES {
-        return Err(format!("its outputs take more than {MAX_BYTES} bytes"));
-    }
-    let n_macs = steps.iter().map(|s| macs(&tensors, s)).fold(0u64, u64::saturating_add);
-    let n_macs = n_macs.saturating_mul(around.n_pictures as u64);
-    if n_macs > MAX_MACS {
-        return Err(format!("a run of {n_macs} products, expected at most {MAX_MACS}"));
-    }
+    bounds::check(&tensors, &steps, around.n_pictures)?;
     // A stable sort: within a region the order stays.
     steps.sort_by_key(|s| s.region);
     Ok(Lowered { constants, tensors, steps, kept })
-}
-
-/// Bytes of the f32 that a step gives.
-fn given_bytes(tensors: &[Tensor], step: &Step) -> usize {
-    step.sources.iter().map(|&t| 4 * tensors[t].height * tensors[t].width * tensors[t].n_channels).sum()
-}
-
-/// About how many products a step takes.
-fn macs(tensors: &[Tensor], step: &Step) -> u64 {
-    let Some(target) = step.target.map(|t| &tensors[t]) else { return 0 };
-    let per_pixel = match &step.work {
-        Work::Conv { packed, .. } | Work::Depthwise { packed, .. } => packed.weights.len(),
-        Work::Max { window } => {
-            let source = &tensors[step.sources[0]];
-            window.rows.min(source.height) * window.columns.min(source.width) * target.pixel_bytes
-        }
-        _ => target.pixel_bytes,
-    };
-    (per_pixel as u64).saturating_mul((target.height * target.width) as u64)
 }
 
 impl<'a> Lowering<'a> {
@@ -237,6 +123,9 @@ impl<'a> Lowering<'a> {
             return Ok(());
         }
         match self.values_of(node) {
+            Ok(values) if values.len() < node.output.len() => {
+                return Err(format!("node {} ({}): more outputs than known", node.label(), node.op_type));
+            }
             Ok(values) => {
                 for (name, value) in node.output.iter().zip(values) {
                     self.values.insert(name, value);

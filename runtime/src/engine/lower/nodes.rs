@@ -4,7 +4,8 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
 use super::conv::{Bias, Product, Weights};
-use super::{Clip, Lowering, Quant, Refusal, Value, View};
+use super::value::{Clip, Quant, Value, View};
+use super::{Lowering, Refusal};
 use crate::engine::kernels::Range8;
 use crate::engine::numbers::sigmoid;
 use crate::engine::onnx::NodeExt as _;
@@ -224,16 +225,21 @@ impl Lowering<'_> {
 
     fn bias(&self, name: Option<&str>, n_out: usize) -> Result<Bias, Refusal> {
         let Some(name) = name else { return Ok(Bias::None) };
-        let whole = |n: usize| if n == n_out { Ok(()) } else { Err(format!("{n} biases, expected {n_out}")) };
+        // [N, 1] would be a bias for each of N pictures.
+        let whole = |shape: &[usize]| match shape {
+            [] if n_out == 1 => Ok(()),
+            [n] | [1, n] if *n == n_out => Ok(()),
+            _ => Err(format!("biases of shape {shape:?}, expected {n_out}")),
+        };
         if let Some(Value::Constant { name, scales, axis }) = self.values.get(name) {
             let ints = self.constants.get::<i32>(name).ok_or("its bias is no i32")?;
-            whole(ints.values.len())?;
+            whole(&ints.shape)?;
             let scales = per_channel(scales.clone(), *axis, 0, n_out)?;
             return Ok(Bias::Ints(ints.values, scales));
         }
-        let floats = self.constants.get::<f32>(name).ok_or("its bias is no constant")?.values;
-        whole(floats.len())?;
-        Ok(Bias::Floats(floats))
+        let floats = self.constants.get::<f32>(name).ok_or("its bias is no constant")?;
+        whole(&floats.shape)?;
+        Ok(Bias::Floats(floats.values))
     }
 
     /// A dense layer over all of a tensor: a convolution whose window is the whole picture.

@@ -1,7 +1,9 @@
 //! The step of a QuantizeLinear: bytes of what its input is known to be.
 
+use super::bounds::{MAX_MEAN_PIXELS, MOST_RATIO};
 use super::conv::To;
-use super::{Clip, Lowering, MAX_MEAN_PIXELS, MOST_RATIO, Quant, Refusal, Value, View};
+use super::value::{Clip, Quant, Value, View};
+use super::{Lowering, Refusal};
 use crate::engine::kernels::{Range8, Residual, pixel_bytes};
 use crate::engine::onnx::NodeExt as _;
 use crate::engine::steps::{Tensor, Work};

@@ -204,6 +204,29 @@ def all_float():
     return net.finished({"logits": [1, 4]})
 
 
+def shared_product():
+    """A convolution's output is quantized twice, once past a ReLU that reads other values than the second."""
+    net = Net("shared-product")
+    c = net.conv(net.stem(), "both", 8, 8)
+    x = net.q(net.node("Relu", [c], "both.relu"), "relu.q", 1 / 64, 0)
+    y = net.q(net.node("Elu", [net.q(c, "both.q")], "elu"), "elu.q", 1 / 32, 40)
+    net.head(net.q(net.node("Add", [x, y], "sum"), "sum.q", 1 / 24, 60), 8)
+    return net.finished({"logits": [1, 4]})
+
+
+def bytes_read_as_they_are():
+    """Bytes pass through a node that isn't a DequantizeLinear: what makes them runs in float."""
+    net = Net("bytes-read-as-they-are")
+    c = net.conv(net.stem(), "before", 8, 8)
+    step = [net.constant("t.scale", np.float32(1 / 32)), net.constant("t.zero", np.uint8(128))]
+    net.node("QuantizeLinear", [c, *step], "t.u8")
+    net.node("Transpose", ["t.u8"], "t.turned", perm=[0, 1, 3, 2])
+    x = net.node("DequantizeLinear", ["t.turned", *step], "t.f32")
+    x = net.q(x, "turned.q")
+    net.head(net.q(net.conv(x, "after", 8, 8), "after.q"), 8)
+    return net.finished({"logits": [1, 4]})
+
+
 def weights_of_minus_128():
     """Weights that no kernel takes: the convolution runs in float."""
     model = residual()
@@ -227,6 +250,8 @@ SOUND = [
     residual_across,
     lambda: residual_across(2),
     all_float,
+    shared_product,
+    bytes_read_as_they_are,
     weights_of_minus_128,
 ]
 
