@@ -219,3 +219,17 @@ impl Product {
         Ok(Depthwise { n_channels, side, weights, bias, multipliers, finish })
     }
 }
+
+/// One scale for each of `n_out` channels, of scales along `axis`.
+pub(super) fn per_channel(
+    scales: Vec<f32>,
+    axis: i64,
+    expected: i64,
+    n_out: usize,
+) -> Result<Vec<f32>, Refusal> {
+    match scales.len() {
+        1 => Ok(vec![scales[0]; n_out]),
+        n if n == n_out && axis == expected => Ok(scales),
+        n => Err(format!("{n} scales along axis {axis}, expected {n_out} along {expected}")),
+    }
+}

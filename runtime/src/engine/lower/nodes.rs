@@ -3,7 +3,7 @@
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
 
-use super::conv::{Bias, Product, Weights};
+use super::conv::{Bias, Product, Weights, per_channel};
 use super::value::{Clip, Quant, Value, View};
 use super::{Lowering, Refusal};
 use crate::engine::kernels::Range8;
@@ -489,14 +489,5 @@ impl Lowering<'_> {
             Value::Part(piece, is_flat)
         });
         Ok(parts.collect())
-    }
-}
-
-/// One scale for each of `n_out` channels, of scales along `axis`.
-fn per_channel(scales: Vec<f32>, axis: i64, expected: i64, n_out: usize) -> Result<Vec<f32>, Refusal> {
-    match scales.len() {
-        1 => Ok(vec![scales[0]; n_out]),
-        n if n == n_out && axis == expected => Ok(scales),
-        n => Err(format!("{n} scales along axis {axis}, expected {n_out} along {expected}")),
     }
 }
