@@ -1,6 +1,7 @@
 //! The cascade itself: pyramid -> P-Net -> R-Net -> O-Net -> detections.
 
 use image::RgbImage;
+use ndarray::ArrayView3;
 
 use super::cells::{CellMeans, Part, Window};
 use super::mosaic::{self, Patch, STEP_PX, WINDOW_PX};
@@ -118,9 +119,16 @@ impl Mtcnn {
             let pictures: Vec<Picture> = tiles[..n_here].iter().map(|tile| Picture::Floats(tile)).collect();
             let threshold = self.settings.thresholds[0];
             self.pnet.run_each(&pictures, |idx, outputs| {
+                let shape = |n_channels| (n_channels, TILE_WINDOWS, TILE_WINDOWS);
+                let views = (
+                    ArrayView3::from_shape(shape(1), &outputs[0]),
+                    ArrayView3::from_shape(shape(4), &outputs[1]),
+                );
+                // The outputs' shapes were checked when the network was loaded.
+                let (Ok(prob), Ok(offset)) = views else { return };
                 for patch in patches.iter().filter(|p| p.tile_idx == first_idx + idx) {
                     let (scale, found) = (levels[patch.level_idx].scale, &mut per_level[patch.level_idx]);
-                    read_windows(patch, scale, &outputs[0], &outputs[1], threshold, found);
+                    read_windows(patch, scale, (prob, offset), threshold, found);
                 }
             })?;
         }
@@ -208,26 +216,24 @@ fn pyramid((width, height): (u32, u32), settings: &Settings) -> Vec<Level> {
     levels
 }
 
-/// Reads P-Net's outputs at the windows of one patch; `prob` is 1 x n x n, `offset` 4 x n x n.
+/// Reads P-Net's outputs at the windows of one patch: P(face), 1 x n x n, and offsets, 4 x n x n.
 fn read_windows(
     patch: &Patch,
     scale: f64,
-    prob: &[f32],
-    offset: &[f32],
+    (prob, offset): (ArrayView3<f32>, ArrayView3<f32>),
     threshold: f32,
     found: &mut Vec<Candidate<Offset>>,
 ) {
     let windows = |length: u32| (length - WINDOW_PX) / STEP_PX + 1;
     for row in 0..windows(patch.size.1) {
         for column in 0..windows(patch.size.0) {
-            let at = (patch.at.1 / STEP_PX + row) as usize * TILE_WINDOWS
-                + (patch.at.0 / STEP_PX + column) as usize;
-            let score = prob[at];
+            let (y, x) = ((patch.at.1 / STEP_PX + row) as usize, (patch.at.0 / STEP_PX + column) as usize);
+            let score = prob[[0, y, x]];
             if score < threshold {
                 continue;
             }
             let bbox = window_box(scale, patch.from.0 + column * STEP_PX, patch.from.1 + row * STEP_PX);
-            let shift = std::array::from_fn(|i| offset[i * TILE_WINDOWS * TILE_WINDOWS + at]);
+            let shift = std::array::from_fn(|edge| offset[[edge, y, x]]);
             found.push(Candidate { bbox, score, extra: shift });
         }
     }
