@@ -225,10 +225,8 @@ fn plan_of(
     graph.node.extend(programs.iter().enumerate().map(|(idx, program)| region::node(idx, program)));
     graph.input.retain(|i| i.name == input_name);
 
-    region::LOADING.set(programs.clone());
-    let parsed = parse(&mut proto, input_shape);
-    region::LOADING.take();
-    let typed = parsed?.model.into_typed()?;
+    let parsed = region::with_programs(&programs, || parse(&mut proto, input_shape))?;
+    let typed = parsed.model.into_typed()?;
     check_plan(&typed)?;
     let typed = typed.into_optimized()?;
     let shape = |i: usize| {

@@ -109,7 +109,7 @@ pub(super) enum Body {
 impl Model {
     pub(super) fn new(engine: &Engine, network: Network) -> Self {
         let scratches = match &network.body {
-            Body::Region { program, .. } => vec![program.scratch(engine.n_threads())],
+            Body::Region { program, .. } => vec![program.scratch()],
             Body::Plan { .. } => Vec::new(),
         };
         let outputs = network.output_shapes.iter().map(|shape| vec![0.0; shape.iter().product()]).collect();
@@ -308,7 +308,7 @@ impl Model {
         let n_members = self.team.as_ref().map_or(1, |team| team.n_members());
         let n_at_once = if pictures.len() >= n_members { n_members } else { 1 };
         while self.scratches.len() < n_at_once {
-            self.scratches.push(program.scratch(1));
+            self.scratches.push(program.scratch());
         }
         let mut first = 0;
         while first < pictures.len() {

@@ -52,7 +52,7 @@ pub(super) struct Scratch {
     pub(super) arena: Aligned<u8>,
     /// A value for each of [`Program::outputs`].
     pub(super) outputs: Vec<Vec<f32>>,
-    /// One for each channel of the widest tensor that a mean is taken of, for each member of a team.
+    /// One for each channel of the widest tensor that a mean is taken of.
     pub(super) sums: Vec<i32>,
 }
 
@@ -96,14 +96,14 @@ impl Program {
         Program { kernels, steps, tensors, offsets, arena_bytes, inputs, taken, outputs, given }
     }
 
-    /// Fresh memory for runs on up to `n_members` threads.
-    pub(super) fn scratch(&self, n_members: usize) -> Scratch {
+    /// Fresh memory for runs.
+    pub(super) fn scratch(&self) -> Scratch {
         let means = self.steps.iter().filter(|s| matches!(s.work, Work::Mean { .. }));
         let widest = means.flat_map(|s| &s.sources).map(|&t| self.tensors[t].pixel_bytes).max().unwrap_or(0);
         Scratch {
             arena: Aligned::zeros(self.arena_bytes),
             outputs: self.outputs.iter().map(|port| vec![0.0; port.len()]).collect(),
-            sums: vec![0; widest * n_members],
+            sums: vec![0; widest],
         }
     }
 

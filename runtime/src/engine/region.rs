@@ -41,7 +41,7 @@ pub(super) fn node(idx: usize, program: &Program) -> pb::NodeProto {
     }
 }
 
-/// Reads a region's node; the program follows once the graph's types are known, see [`Region`].
+/// Reads a region's node: its program is one of those that are [`LOADING`].
 pub(super) fn parse(
     _context: &ParsingContext<'_>,
     node: &pb::NodeProto,
@@ -55,7 +55,20 @@ pub(super) fn parse(
 
 thread_local! {
     /// The regions of the network that this thread is loading: tract's parsers are plain functions.
-    pub(super) static LOADING: std::cell::RefCell<Vec<Arc<Program>>> = const { std::cell::RefCell::new(Vec::new()) };
+    static LOADING: std::cell::RefCell<Vec<Arc<Program>>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Runs `parse` with the programs that nodes of regions stand for; lets go of them even when it panics.
+pub(super) fn with_programs<T>(programs: &[Arc<Program>], parse: impl FnOnce() -> T) -> T {
+    struct Done;
+    impl Drop for Done {
+        fn drop(&mut self) {
+            LOADING.take();
+        }
+    }
+    let _done = Done;
+    LOADING.set(programs.to_vec());
+    parse()
 }
 
 /// A region's program with memory for its runs.
@@ -165,7 +178,7 @@ impl EvalOp for Region {
             );
         }
         let lock = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut scratch = lock().pop().unwrap_or_else(|| program.scratch(1));
+        let mut scratch = lock().pop().unwrap_or_else(|| program.scratch());
         let mut given: Vec<Vec<f32>> = program.outputs.iter().map(|_| Vec::new()).collect();
         let mut given_bytes: Vec<Vec<u8>> = program.given.iter().map(|_| Vec::new()).collect();
         for picture in 0..n_pictures {

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "threads write to different places of one arena")]
 
 use super::kernels::plain::Gating;
-use super::kernels::{ConvRun, DepthwiseRun, Lines, Packed};
+use super::kernels::{ConvRun, DepthwiseRun, LANES, Lines, Packed};
 use super::numbers::{sigmoid, softmax};
 use super::program::{Program, Scratch};
 use super::steps::{Function, MAX_SOFTMAX, Part, Step, Tensor, TensorId, Window, Work};
@@ -56,7 +56,6 @@ struct Run<'a> {
     arena: *mut u8,
     outputs: *mut Vec<f32>,
     sums: *mut i32,
-    sums_per_member: usize,
 }
 
 // SAFETY: members write to different places of what the pointers lead to, see the steps below, and the
@@ -80,7 +79,6 @@ impl Program {
             arena: scratch.arena.as_mut_ptr(),
             outputs: scratch.outputs.as_mut_ptr(),
             sums: scratch.sums.as_mut_ptr(),
-            sums_per_member: scratch.sums.len() / n_members,
         };
         let run = &run;
         let work = |member: Member<'_>| {
@@ -154,21 +152,26 @@ impl Run<'_> {
                     }
                 }
             }
-            (Work::Mean { multiplier, range }, Some(target)) if member.idx == 0 => {
+            (Work::Mean { multiplier, range }, Some(target)) => {
                 let ((x, x_at), (_, dst)) = (source(0), self.tensor(target));
-                // SAFETY: only this member uses its sums.
-                let sums = unsafe { std::slice::from_raw_parts_mut(self.sums, self.sums_per_member) };
-                let sums = &mut sums[..x.pixel_bytes];
+                // A vector of channels is the least that a member takes.
+                let vectors = member.share(x.pixel_bytes.div_ceil(LANES));
+                let first = vectors.start * LANES;
+                let n_channels = (vectors.end * LANES).min(x.pixel_bytes) - first;
+                // SAFETY: there is a sum for each channel, and no other member has these.
+                let sums =
+                    unsafe { std::slice::from_raw_parts_mut(self.sums.wrapping_add(first), n_channels) };
                 sums.fill(0);
                 for y in 0..x.height {
-                    // SAFETY: a line of x.
-                    unsafe { self.program.kernels.sum(x_at.wrapping_add(y * x.line_bytes()), x.width, sums) };
+                    let line = x_at.wrapping_add(y * x.line_bytes() + first);
+                    // SAFETY: these channels of a line of x.
+                    unsafe { self.program.kernels.sum(line, x.pixel_bytes, x.width, sums) };
                 }
                 #[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "below 2^23")]
                 let zeros = (x.height * x.width) as i32 * i32::from(x.zero);
-                for (channel, sum) in sums.iter().enumerate() {
+                for (channel, sum) in (first..).zip(sums) {
                     #[expect(clippy::cast_precision_loss, reason = "rounds to nearest even, as defined")]
-                    let v = (sum - zeros) as f32 * multiplier;
+                    let v = (*sum - zeros) as f32 * multiplier;
                     // SAFETY: a pixel of the target has as many bytes as one of x.
                     unsafe { dst.wrapping_add(channel).write(range.round(v)) };
                 }

@@ -69,34 +69,30 @@ pub(in crate::engine) unsafe fn gate(
     }
 }
 
-/// Adds `n_pixels` pixels to `sums`, one a channel.
+/// Adds some channels of `n_pixels` pixels, which are `pixel_bytes` apart, to `sums`, one a channel.
 ///
 /// # Safety
-/// `x` is `n_pixels` times `sums.len()` bytes to read.
+/// `x` is the first pixel's first of these channels; of each pixel, `sums.len()` bytes are to read.
 #[inline(always)]
-pub(in crate::engine) unsafe fn sum(x: *const u8, n_pixels: usize, sums: &mut [i32]) {
+pub(in crate::engine) unsafe fn sum(x: *const u8, pixel_bytes: usize, n_pixels: usize, sums: &mut [i32]) {
     /// Channels whose sums stay in registers while the pixels pass by.
     const BLOCK: usize = 64;
-    let pixel_bytes = sums.len();
-    // SAFETY: the caller's promise.
-    let x = unsafe { std::slice::from_raw_parts(x, n_pixels * pixel_bytes) };
-    let mut blocks = sums.chunks_exact_mut(BLOCK);
-    let mut first = 0;
-    for sums in &mut blocks {
+    for (idx, sums) in sums.chunks_mut(BLOCK).enumerate() {
+        let x = x.wrapping_add(idx * BLOCK);
         let mut block = [0i32; BLOCK];
-        for pixel in x.chunks_exact(pixel_bytes) {
-            for (sum, &q) in block.iter_mut().zip(&pixel[first..first + BLOCK]) {
-                *sum += i32::from(q);
+        for pixel in 0..n_pixels {
+            let from = x.wrapping_add(pixel * pixel_bytes);
+            if sums.len() == BLOCK {
+                // SAFETY: the caller's promise; a length that is known makes vectors of the loop.
+                let pixel = unsafe { std::slice::from_raw_parts(from, BLOCK) };
+                block.iter_mut().zip(pixel).for_each(|(sum, &q)| *sum += i32::from(q));
+            } else {
+                // SAFETY: the caller's promise.
+                let pixel = unsafe { std::slice::from_raw_parts(from, sums.len()) };
+                block.iter_mut().zip(pixel).for_each(|(sum, &q)| *sum += i32::from(q));
             }
         }
         sums.iter_mut().zip(block).for_each(|(sum, part)| *sum += part);
-        first += BLOCK;
-    }
-    let rest = blocks.into_remainder();
-    for pixel in x.chunks_exact(pixel_bytes.max(1)) {
-        for (sum, &q) in rest.iter_mut().zip(&pixel[first..]) {
-            *sum += i32::from(q);
-        }
     }
 }
 
@@ -196,14 +192,14 @@ macro_rules! vectorised {
             unsafe { inner(numbers, sources, dst, n_pixels, pixel_bytes) }
         }
 
-        unsafe fn sum(&self, x: *const u8, n_pixels: usize, sums: &mut [i32]) {
+        unsafe fn sum(&self, x: *const u8, pixel_bytes: usize, n_pixels: usize, sums: &mut [i32]) {
             $(#[target_feature(enable = $feature)])*
-            unsafe fn inner(x: *const u8, n_pixels: usize, sums: &mut [i32]) {
+            unsafe fn inner(x: *const u8, pixel_bytes: usize, n_pixels: usize, sums: &mut [i32]) {
                 // SAFETY: passed on.
-                unsafe { $crate::engine::kernels::plain::sum(x, n_pixels, sums) }
+                unsafe { $crate::engine::kernels::plain::sum(x, pixel_bytes, n_pixels, sums) }
             }
             // SAFETY: passed on; the processor has the features, as `Kernels` asks of its callers.
-            unsafe { inner(x, n_pixels, sums) }
+            unsafe { inner(x, pixel_bytes, n_pixels, sums) }
         }
 
         unsafe fn max(&self, x: *const u8, dst: *mut u8, n_bytes: usize) {
