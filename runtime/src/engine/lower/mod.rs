@@ -45,6 +45,13 @@ pub(super) struct Around<'a> {
     pub(super) float_shape: &'a dyn Fn(&str, &Constants) -> Option<Vec<usize>>,
 }
 
+/// Who reads a value.
+#[derive(Default)]
+struct Readers {
+    nodes: Vec<usize>,
+    is_output: bool,
+}
+
 /// The state of lowering one graph.
 struct Lowering<'a> {
     graph: &'a pb::GraphProto,
@@ -59,8 +66,8 @@ struct Lowering<'a> {
     steps: Vec<Step>,
     values: HashMap<&'a str, Value>,
     makers: HashMap<&'a str, usize>,
-    /// How many nodes and outputs of the graph read a value.
-    n_readers: HashMap<&'a str, usize>,
+    /// Nodes that read a value, once for each time, and whether the graph gives it out.
+    readers: HashMap<&'a str, Readers>,
     kept: BTreeSet<usize>,
     /// Floats that regions give, with the level of those that use them.
     given: BTreeMap<String, usize>,
@@ -80,10 +87,14 @@ pub(super) fn lower(
     for (idx, node) in graph.node.iter().enumerate() {
         makers.extend(node.output.iter().map(|name| (name.as_str(), idx)));
     }
-    let mut n_readers = HashMap::new();
-    let outputs = graph.output.iter().map(|output| &output.name);
-    for name in graph.node.iter().flat_map(|node| &node.input).chain(outputs) {
-        *n_readers.entry(name.as_str()).or_insert(0) += 1;
+    let mut readers: HashMap<&str, Readers> = HashMap::new();
+    for (idx, node) in graph.node.iter().enumerate() {
+        for name in &node.input {
+            readers.entry(name).or_default().nodes.push(idx);
+        }
+    }
+    for output in &graph.output {
+        readers.entry(&output.name).or_default().is_output = true;
     }
     let mut lowering = Lowering {
         graph,
@@ -96,7 +107,7 @@ pub(super) fn lower(
         steps: Vec::new(),
         values: HashMap::new(),
         makers,
-        n_readers,
+        readers,
         kept: BTreeSet::new(),
         given: BTreeMap::new(),
     };
@@ -318,22 +329,28 @@ impl<'a> Lowering<'a> {
         Ok(packed)
     }
 
+    /// The nodes that read a value.
+    fn readers(&self, name: &str) -> impl Iterator<Item = &'a pb::NodeProto> + '_ {
+        let graph = self.graph;
+        self.readers.get(name).into_iter().flat_map(|r| &r.nodes).map(move |&idx| &graph.node[idx])
+    }
+
+    fn is_output(&self, name: &str) -> bool {
+        self.readers.get(name).is_some_and(|r| r.is_output)
+    }
+
     /// Whether no node but those of the step of `name`, which is a product, can want its weights: nothing else
     /// reads them or a value between them and `name`, and its bytes are only read as what they stand for.
     fn is_spent(&self, name: &str, weights: &Weights, to: &To) -> bool {
-        let is_sole = |name: &str| self.n_readers.get(name).is_none_or(|&n| n == 1);
-        let readers = |name: &str| {
-            let name = name.to_owned();
-            self.graph.node.iter().filter(move |node| node.input.contains(&name))
-        };
+        let is_sole =
+            |name: &str| self.readers.get(name).is_none_or(|r| r.nodes.len() + usize::from(r.is_output) == 1);
         if let To::Bytes { scale, range } = to {
-            let is_output = |name: &String| self.graph.output.iter().any(|output| output.name == *name);
             let is_real = |node: &pb::NodeProto| {
                 node.op_type == "DequantizeLinear"
                     && self.quant(node).is_ok_and(|q| q.scale == *scale && q.range.zero == range.zero)
             };
-            let mut bytes = readers(name).flat_map(|node| &node.output);
-            if bytes.any(|bytes| is_output(bytes) || !readers(bytes).all(is_real)) {
+            let mut bytes = self.readers(name).flat_map(|node| &node.output);
+            if bytes.any(|bytes| self.is_output(bytes) || !self.readers(bytes).all(is_real)) {
                 return false;
             }
         }

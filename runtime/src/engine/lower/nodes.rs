@@ -31,7 +31,7 @@ impl Lowering<'_> {
             "DequantizeLinear" => self.dequantized(node)?,
             "Conv" => self.convolution(node)?,
             "Gemm" => self.gemm(node)?,
-            "MatMul" => self.matmul(node)?,
+            "MatMul" => self.dense(node, true, None)?,
             "Add" => self.sum(node)?,
             "Mul" => self.product(node)?,
             "Relu" => self.clipped(node, 0.0, f32::INFINITY)?,
@@ -243,7 +243,7 @@ impl Lowering<'_> {
     }
 
     /// A dense layer over all of a tensor: a convolution whose window is the whole picture.
-    fn dense(&self, node: &NodeProto, is_transposed: bool, bias: Bias) -> Result<Value, Refusal> {
+    fn dense(&self, node: &NodeProto, is_transposed: bool, bias: Option<&str>) -> Result<Value, Refusal> {
         let Value::Real(of) = self.input(node, 0)? else { return Err("its input isn't quantized".into()) };
         let Value::Constant { name, scales, axis } = self.input(node, 1)? else {
             return Err("its weights aren't quantized".into());
@@ -267,6 +267,7 @@ impl Lowering<'_> {
             shape: [n_out, source.n_channels, rows, columns],
         };
         let window = Window { rows, columns, stride: 1, top: 0, left: 0 };
+        let bias = self.bias(bias, n_out)?;
         let product = Product { weights, bias, window, is_depthwise: false, size: (1, 1), slopes: None };
         Ok(Value::Product { of, product: Box::new(product), clip: Clip::NONE, is_flat: true })
     }
@@ -275,18 +276,7 @@ impl Lowering<'_> {
         if node.float("alpha", 1.0) != 1.0 || node.float("beta", 1.0) != 1.0 || node.int("transA", 0) != 0 {
             return Err("alpha, beta or transA".into());
         }
-        let is_transposed = node.int("transB", 0) == 0;
-        let Value::Product { of, mut product, clip, is_flat } =
-            self.dense(node, is_transposed, Bias::None)?
-        else {
-            return Err("no dense layer".into());
-        };
-        product.bias = self.bias(node.input(2), product.n_out())?;
-        Ok(Value::Product { of, product, clip, is_flat })
-    }
-
-    fn matmul(&self, node: &NodeProto) -> Result<Value, Refusal> {
-        self.dense(node, true, Bias::None)
+        self.dense(node, node.int("transB", 0) == 0, node.input(2))
     }
 
     fn sum(&self, node: &NodeProto) -> Result<Value, Refusal> {

@@ -155,15 +155,10 @@ impl Lowering<'_> {
     /// Whether only convolutions that aren't depthwise read what a `QuantizeLinear` makes: no other step reads
     /// pixels of 4 bytes.
     fn is_for_convolutions(&self, name: &str) -> bool {
-        let is_output = |name: &str| self.graph.output.iter().any(|output| output.name == name);
-        let readers = |name: &str| {
-            let name = name.to_owned();
-            self.graph.node.iter().filter(move |node| node.input.contains(&name))
-        };
         let is_convolution =
-            |value: &str| readers(value).all(|node| node.op_type == "Conv" && node.int("group", 1) == 1);
-        !is_output(name)
-            && readers(name).all(|node| {
+            |value: &str| self.readers(value).all(|n| n.op_type == "Conv" && n.int("group", 1) == 1);
+        !self.is_output(name)
+            && self.readers(name).all(|node| {
                 node.op_type == "DequantizeLinear" && node.output.iter().all(|value| is_convolution(value))
             })
     }
