@@ -74,6 +74,7 @@ pub(crate) fn run(args: &Bench) -> ExitCode {
 
 fn bench(args: &Bench) -> Result<(), String> {
     let text = |error: EngineError| error.to_string();
+    let empty = memory::peak_bytes();
     let settings = engine::Settings { threads: args.threads, kernels: args.kernels };
     let engine = Engine::new(&settings).map_err(text)?;
     let mut subjects = load(args, &engine)?;
@@ -101,15 +102,22 @@ fn bench(args: &Bench) -> Result<(), String> {
             .collect();
         let whole = json!({
             "version": 1, "kernels": engine.kernels(), "threads": engine.n_threads(),
-            "networks": reports, "stages": stages, "peak_memory_bytes": peak,
+            "networks": reports, "stages": stages,
+            "empty_memory_bytes": empty, "peak_memory_bytes": peak,
         });
         println!("{whole}");
     } else {
         for (stage, ms, n_runs) in stages {
             println!("{stage:<10} {ms:>10.1} ms of CPU time in {n_runs} runs");
         }
-        let peak = peak.map_or("unknown".to_owned(), memory::mebibytes);
-        println!("{} kernels, {} threads, peak memory {peak}", engine.kernels(), engine.n_threads());
+        let shown = |bytes: Option<usize>| bytes.map_or("unknown".to_owned(), memory::mebibytes);
+        println!(
+            "{} kernels, {} threads, peak memory {}, {} of it before anything was loaded",
+            engine.kernels(),
+            engine.n_threads(),
+            shown(peak),
+            shown(empty)
+        );
     }
     Ok(())
 }
