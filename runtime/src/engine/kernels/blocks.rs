@@ -48,6 +48,27 @@ pub(super) fn channels(vectors: Range<usize>, n_lanes: usize) -> impl Iterator<I
     })
 }
 
+/// The per-channel numbers of a block.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers {
+    pub(super) bias: *const i32,
+    pub(super) multipliers: *const f32,
+    /// Null where there are none.
+    pub(super) slopes: *const f32,
+}
+
+impl Numbers {
+    /// Those from the packed number `first` on.
+    pub(super) fn new(packed: &Packed, first: usize) -> Self {
+        let slopes = packed.slopes.as_ref().map_or(std::ptr::null(), |s| s[first..].as_ptr());
+        Numbers {
+            bias: packed.bias[first..].as_ptr(),
+            multipliers: packed.multipliers[first..].as_ptr(),
+            slopes,
+        }
+    }
+}
+
 /// `values` in the order of `channels`, 0 where there is none.
 pub(super) fn ordered<T: Copy + Default>(values: &[T], channels: &[usize]) -> Vec<T> {
     channels.iter().map(|&channel| values.get(channel).copied().unwrap_or_default()).collect()

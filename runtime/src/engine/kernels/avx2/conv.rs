@@ -3,9 +3,9 @@
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::finish::{Cut, Numbers, Rest, Steps, floats};
+use super::finish::{Cut, Rest, Steps, floats, round};
 use super::{GROUP, load};
-use crate::engine::kernels::blocks::{self, Blocks, unrolled};
+use crate::engine::kernels::blocks::{self, Blocks, Numbers, unrolled};
 use crate::engine::kernels::scalar::Scalar;
 use crate::engine::kernels::{Conv, ConvRun, Finish, Kernels as _, Packed, Range8, Tile};
 
@@ -109,7 +109,7 @@ unsafe fn tile<const PIXELS: usize>(
     pixels: &Tile,
     wide: *const [u16; MOST_TAPS + 16],
 ) {
-    let numbers = Numbers::new(job.packed, block);
+    let numbers = Numbers::new(job.packed, block * GROUP);
     let mut sums = [[_mm256_setzero_si256(); VECTORS]; PIXELS];
     for vector in 0..VECTORS {
         // SAFETY: numbers are padded to whole groups.
@@ -173,7 +173,7 @@ unsafe fn finish<const PIXELS: usize>(
             let (pixel, vector) = (first + at / VECTORS, at % VECTORS);
             if pixel < PIXELS {
                 // SAFETY: a block has as many vectors.
-                *v = unsafe { numbers.round(vector, sums[pixel][vector]) };
+                *v = unsafe { round(numbers, vector, sums[pixel][vector]) };
             }
         }
         let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(cut.bytes(v));

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::finish::{Cut, Numbers, Steps};
+use super::finish::{Cut, Steps, round};
 use super::{GROUP, load};
-use crate::engine::kernels::blocks::{channels, ordered};
+use crate::engine::kernels::blocks::{Numbers, channels, ordered};
 use crate::engine::kernels::scalar::{slopes, without_slopes};
 use crate::engine::kernels::{Depthwise, DepthwiseRun, Finish, Packed};
 use crate::engine::memory::Aligned;
@@ -64,7 +64,7 @@ pub(super) unsafe fn run(packed: &Packed, run: &DepthwiseRun) {
     }
     for group in run.blocks.clone() {
         let weights = packed.weights[group * n_taps.div_ceil(2) * PAIR_BYTES..].as_ptr();
-        let numbers = Numbers::new(packed, group);
+        let numbers = Numbers::new(packed, group * GROUP);
         let src = |pixel| run.src.wrapping_add(pixel * run.src_step_bytes + group * GROUP);
         let dst = |pixel| run.dst.wrapping_add(pixel * run.dst_step_bytes + group * GROUP);
         for first in (0..run.n_pixels).step_by(2) {
@@ -94,7 +94,7 @@ pub(super) unsafe fn run(packed: &Packed, run: &DepthwiseRun) {
             }
             for (at, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: a group has two vectors.
-                *sums = unsafe { numbers.round(at % 2, *sums) };
+                *sums = unsafe { round(&numbers, at % 2, *sums) };
             }
             let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(cut.bytes(sums));
             let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));

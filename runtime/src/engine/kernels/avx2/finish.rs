@@ -3,46 +3,26 @@
 use std::arch::x86_64::*;
 
 use super::{GROUP, load_ps};
-use crate::engine::kernels::{Finish, Packed, Range8, Residual};
+use crate::engine::kernels::blocks::Numbers;
+use crate::engine::kernels::{Finish, Range8, Residual};
 
-/// The per-channel numbers of a block.
-#[derive(Clone, Copy)]
-pub(super) struct Numbers {
-    pub(super) bias: *const i32,
-    multipliers: *const f32,
-    /// Null where there are none.
-    slopes: *const f32,
-}
-
-impl Numbers {
-    /// Those from `group` on.
-    pub(super) fn new(packed: &Packed, group: usize) -> Self {
-        let slopes = packed.slopes.as_ref().map_or(std::ptr::null(), |s| s[group * GROUP..].as_ptr());
-        Numbers {
-            bias: packed.bias[group * GROUP..].as_ptr(),
-            multipliers: packed.multipliers[group * GROUP..].as_ptr(),
-            slopes,
-        }
-    }
-
-    /// Steps 1 and 2 of the numbers and the rounding of 3 for the sums of a vector.
-    ///
-    /// # Safety
-    /// There is such a vector.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn round(&self, vector: usize, sums: __m256i) -> __m256i {
+/// Steps 1 and 2 of the numbers and the rounding of 3 for the sums of a vector.
+///
+/// # Safety
+/// There is such a vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn round(numbers: &Numbers, vector: usize, sums: __m256i) -> __m256i {
+    // SAFETY: the caller's promise; numbers are padded to whole groups.
+    let multiplier = unsafe { load_ps(numbers.multipliers.wrapping_add(vector * 8)) };
+    let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier);
+    if !numbers.slopes.is_null() {
         // SAFETY: the caller's promise; numbers are padded to whole groups.
-        let multiplier = unsafe { load_ps(self.multipliers.wrapping_add(vector * 8)) };
-        let mut v = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier);
-        if !self.slopes.is_null() {
-            // SAFETY: the caller's promise; numbers are padded to whole groups.
-            let slope = unsafe { load_ps(self.slopes.wrapping_add(vector * 8)) };
-            let is_negative = _mm256_cmp_ps::<_CMP_LT_OQ>(v, _mm256_setzero_ps());
-            v = _mm256_blendv_ps(v, _mm256_mul_ps(v, slope), is_negative);
-        }
-        _mm256_cvtps_epi32(v)
+        let slope = unsafe { load_ps(numbers.slopes.wrapping_add(vector * 8)) };
+        let is_negative = _mm256_cmp_ps::<_CMP_LT_OQ>(v, _mm256_setzero_ps());
+        v = _mm256_blendv_ps(v, _mm256_mul_ps(v, slope), is_negative);
     }
+    _mm256_cvtps_epi32(v)
 }
 
 /// A table in 16 rows of 16, each of them xor the one before in its half, so that a sum of looked up rows is

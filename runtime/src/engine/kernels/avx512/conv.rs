@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::finish::{Cut, Numbers, Rest, floats, store};
+use super::finish::{Cut, Rest, floats, round, store};
 use super::{GROUP, load};
-use crate::engine::kernels::blocks::{self, Blocks, unrolled};
+use crate::engine::kernels::blocks::{self, Blocks, Numbers, unrolled};
 use crate::engine::kernels::{Conv, ConvRun, Finish, Packed, Range8, Tile};
 
 /// Most groups of 16 channels of a block. A tile of 6 pixels by 4 loads the least for each product.
@@ -41,7 +41,7 @@ pub(super) unsafe fn run(packed: &Packed, run: &ConvRun) {
         let groups = blocks.groups(block);
         let job = Job {
             weights: packed.weights[groups.start * GROUP * n_taps..].as_ptr(),
-            numbers: Numbers::new(packed, groups.start),
+            numbers: Numbers::new(packed, groups.start * GROUP),
             n_rows: packed.n_rows,
             row_bytes: packed.row_bytes,
             src_step_bytes: run.src_step_bytes,
@@ -147,7 +147,7 @@ unsafe fn finish<const PIXELS: usize, const GROUPS: usize>(
             let (pixel, group) = (first + at / GROUPS, at % GROUPS);
             if at < n_together * GROUPS && pixel < PIXELS {
                 // SAFETY: a block has as many groups.
-                *v = unsafe { job.numbers.round(group, sums[pixel][group]) };
+                *v = unsafe { round(&job.numbers, group, sums[pixel][group]) };
             }
         }
         let q = cut.bytes(v);

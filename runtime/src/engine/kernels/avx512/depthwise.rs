@@ -3,9 +3,9 @@
 
 use std::arch::x86_64::*;
 
-use super::finish::{Cut, Numbers, Rest, store};
+use super::finish::{Cut, Rest, round, store};
 use super::{GROUP, load};
-use crate::engine::kernels::blocks::{ordered, unrolled};
+use crate::engine::kernels::blocks::{Numbers, ordered, unrolled};
 use crate::engine::kernels::scalar::{slopes, without_slopes};
 use crate::engine::kernels::{Depthwise, DepthwiseRun, Finish, Packed};
 use crate::engine::memory::Aligned;
@@ -97,7 +97,7 @@ pub(super) unsafe fn run(packed: &Packed, run: &DepthwiseRun) {
             channel: block * GROUPS * GROUP,
             n_groups: n_groups(packed.n_out, block),
             weights: packed.weights[block * side.div_ceil(4) * side * COLUMN_BYTES..].as_ptr(),
-            numbers: Numbers::new(packed, block * GROUPS),
+            numbers: Numbers::new(packed, block * GROUPS * GROUP),
             cut: Cut::new(range, &rest),
         };
         macro_rules! line_of {
@@ -191,7 +191,7 @@ unsafe fn line<const SIDE: usize, const STRIDE: usize, const OPEN: usize, const 
             let mut v = [_mm512_setzero_si512(); GROUPS];
             for group in 0..GROUPS {
                 // SAFETY: numbers are padded to whole blocks.
-                v[group] = unsafe { job.numbers.round(group, sums[turn][group]) };
+                v[group] = unsafe { round(&job.numbers, group, sums[turn][group]) };
             }
             // SAFETY: numbers are padded to whole blocks.
             sums[turn] = unsafe { vectors(job.numbers.bias) };
@@ -234,7 +234,7 @@ unsafe fn any_line(job: &Job, side: usize) {
         }
         for (group, v) in v.iter_mut().enumerate() {
             // SAFETY: numbers are padded to whole blocks.
-            *v = unsafe { job.numbers.round(group, *v) };
+            *v = unsafe { round(&job.numbers, group, *v) };
         }
         let dst = run.dst.wrapping_add(pixel * run.dst_step_bytes + job.channel);
         let q = job.cut.bytes(v);

@@ -4,47 +4,27 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{GROUP, load, load_ps};
-use crate::engine::kernels::{Finish, Packed, Range8, Residual};
+use crate::engine::kernels::blocks::Numbers;
+use crate::engine::kernels::{Finish, Range8, Residual};
 
-/// The per-channel numbers of a block.
-#[derive(Clone, Copy)]
-pub(super) struct Numbers {
-    pub(super) bias: *const i32,
-    multipliers: *const f32,
-    /// Null where there are none.
-    slopes: *const f32,
-}
-
-impl Numbers {
-    /// Those from `group` on.
-    pub(super) fn new(packed: &Packed, group: usize) -> Self {
-        let slopes = packed.slopes.as_ref().map_or(std::ptr::null(), |s| s[group * GROUP..].as_ptr());
-        Numbers {
-            bias: packed.bias[group * GROUP..].as_ptr(),
-            multipliers: packed.multipliers[group * GROUP..].as_ptr(),
-            slopes,
-        }
-    }
-
-    /// Steps 1 and 2 of the numbers and the rounding of 3 for the sums of a group. The factors are read each
-    /// time: they would only push sums out of registers.
-    ///
-    /// # Safety
-    /// There is such a group.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn round(&self, group: usize, sums: __m512i) -> __m512i {
+/// Steps 1 and 2 of the numbers and the rounding of 3 for the sums of a group. The factors are read each
+/// time: they would only push sums out of registers.
+///
+/// # Safety
+/// There is such a group.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn round(numbers: &Numbers, group: usize, sums: __m512i) -> __m512i {
+    // SAFETY: the caller's promise; numbers are padded to whole groups.
+    let multiplier = unsafe { load_ps(numbers.multipliers.wrapping_add(group * GROUP)) };
+    let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
+    if !numbers.slopes.is_null() {
         // SAFETY: the caller's promise; numbers are padded to whole groups.
-        let multiplier = unsafe { load_ps(self.multipliers.wrapping_add(group * GROUP)) };
-        let mut v = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), multiplier);
-        if !self.slopes.is_null() {
-            // SAFETY: the caller's promise; numbers are padded to whole groups.
-            let slope = unsafe { load_ps(self.slopes.wrapping_add(group * GROUP)) };
-            let is_negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(v, _mm512_setzero_ps());
-            v = _mm512_mask_mul_ps(v, is_negative, v, slope);
-        }
-        _mm512_cvtps_epi32(v)
+        let slope = unsafe { load_ps(numbers.slopes.wrapping_add(group * GROUP)) };
+        let is_negative = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(v, _mm512_setzero_ps());
+        v = _mm512_mask_mul_ps(v, is_negative, v, slope);
     }
+    _mm512_cvtps_epi32(v)
 }
 
 /// A [`Range8`] in every lane, and a table where the processor looks up vectors.
