@@ -101,7 +101,7 @@ fn bench(args: &Bench) -> Result<(), String> {
             .map(|(stage, ms, n_runs)| json!({ "stage": stage, "cpu_ms": ms, "runs": n_runs }))
             .collect();
         let whole = json!({
-            "version": 1, "kernels": engine.kernels(), "threads": engine.n_threads(),
+            "schema": 1, "kernels": engine.kernels(), "threads": engine.n_threads(),
             "networks": reports, "stages": stages,
             "empty_memory_bytes": empty, "peak_memory_bytes": peak,
         });

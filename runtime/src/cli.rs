@@ -147,7 +147,7 @@ pub(crate) struct Bench {
     /// Show the time of each op.
     #[arg(long)]
     pub(crate) ops: bool,
-    /// Print JSON.
+    /// Print JSON (described in runtime/JSON.md).
     #[arg(long)]
     pub(crate) json: bool,
     /// Read numbers from standard input, a line each; run the network that often and print the mean seconds.
