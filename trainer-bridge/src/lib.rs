@@ -1,0 +1,3 @@
+//! Labelled videos in, a classifier that candor runs and an honest report out.
+
+pub mod manifest;
