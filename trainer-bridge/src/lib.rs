@@ -1,3 +1,5 @@
 //! Labelled videos in, a classifier that candor runs and an honest report out.
 
+pub mod ingest;
 pub mod manifest;
+pub mod review;
