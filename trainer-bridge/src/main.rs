@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer_bridge::ingest;
+use trainer_bridge::{ingest, review};
 
 /// Turns labelled videos into classifiers that candor runs.
 #[derive(Debug, Parser)]
@@ -16,12 +16,14 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Ingest(Box<ingest::command::Args>),
+    Review(review::command::Args),
 }
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let done = match &Cli::parse().command {
         Command::Ingest(args) => ingest::command::run(args),
+        Command::Review(args) => review::command::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
