@@ -241,7 +241,7 @@ fn ingest(args: &Args) -> anyhow::Result<(Plan, Tally)> {
     let lock = run::lock(&args.out, args.shard)?;
     let scratch = run::scratch(&args.out, args.shard);
     plan.settle(&args.out, &scratch.join("plan.json"))?;
-    let ffmpeg = Ffmpeg::new(&args.ffmpeg).inspect_err(|reason| log::warn!("{reason}")).ok();
+    let ffmpeg = Ffmpeg::new(&args.ffmpeg).inspect_err(|reason| log::info!("{reason}")).ok();
     warn_of_size(&plan, args.max_bytes);
 
     // Videos side by side fill the cores by themselves.
