@@ -128,15 +128,17 @@ pub fn load_imagenet(variables: &VarStore, spec: &Spec, path: &Path) -> Result<N
         path: path.to_owned(),
         found: listed(&tensors.keys().cloned().collect::<Vec<_>>()),
     })?;
-    let description = Description::new(spec);
-    let backbone: Vec<_> = pairs(
-        &description,
-        |block_idx| block_idx < description.n_blocks,
-        |layer| naming.folders(&description, layer),
-    );
+    let backbone = backbone_names(spec, naming);
     let found = fill(variables, &tensors, &backbone, |name| naming.is_left_out(name));
     mismatch(found, path, spec, naming.word())?;
     Ok(naming)
+}
+
+/// The names (own, `naming`'s) of every variable of the backbone of `spec`'s network, in its order.
+pub fn backbone_names(spec: &Spec, naming: Naming) -> Vec<(String, String)> {
+    let description = Description::new(spec);
+    let is_backbone = |block_idx| block_idx < description.n_blocks;
+    pairs(&description, is_backbone, |layer| naming.folders(&description, layer))
 }
 
 /// Fills every variable of `spec`'s network from a checkpoint of this program.
