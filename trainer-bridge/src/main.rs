@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer_bridge::{export, model};
+use trainer_bridge::{environment, export, model};
 
 /// Trains the classifiers that candor runs.
 #[derive(Debug, Parser)]
@@ -20,7 +20,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let ran = match Cli::parse().command {
+    let cli = Cli::parse();
+    environment::settle();
+    let ran = match cli.command {
         Command::Weights(args) => model::command::run(&args),
         Command::Export(args) => export::command::run(&args),
     };
