@@ -67,6 +67,12 @@ impl OnnxRuntime {
         let bytes = fs::read(self.folder.path().join(format!("{name}.output"))).unwrap();
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
     }
+
+    /// What a file says of itself; see the script.
+    pub(crate) fn described(&self, name: &str) -> serde_json::Value {
+        let json = fs::read(self.folder.path().join(format!("{name}.json"))).unwrap();
+        serde_json::from_slice(&json).unwrap()
+    }
 }
 
 /// All numbers of a tensor, in the order of its axes.
