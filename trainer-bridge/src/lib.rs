@@ -1,3 +1,6 @@
 //! Labelled videos in, a classifier that candor runs and an honest report out.
 
+pub mod environment;
+pub mod export;
 pub mod manifest;
+pub mod model;
