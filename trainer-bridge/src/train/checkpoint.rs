@@ -193,7 +193,13 @@ mod tests {
         save(&path, &tensors, Some(&progress())).unwrap();
         let (found, found_progress) = load(&path).unwrap();
         assert_eq!(found_progress, progress());
-        let bits = |tensor: &Tensor| Vec::<f32>::try_from(tensor.flatten(0, -1)).unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let bits = |tensor: &Tensor| {
+            Vec::<f32>::try_from(tensor.flatten(0, -1))
+                .unwrap()
+                .iter()
+                .map(|v| v.to_bits())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(bits(&found["w"]), odd.map(f32::to_bits));
         assert_eq!(found["w"].size(), [2, 2]);
         assert_eq!(found["n"].int64_value(&[0]), i64::MAX);

@@ -178,7 +178,8 @@ impl Config {
     pub fn load(file: Option<&Path>, settings: &[String]) -> Result<Self, ConfigError> {
         let mut layers = Vec::new();
         if let Some(path) = file {
-            let text = fs::read_to_string(path).map_err(|cause| ConfigError::Io { path: path.into(), cause })?;
+            let text =
+                fs::read_to_string(path).map_err(|cause| ConfigError::Io { path: path.into(), cause })?;
             layers.push((path.display().to_string(), text));
         }
         for setting in settings {
@@ -255,7 +256,12 @@ impl Config {
         let Adam { beta2, epsilon, weight_decay } = optimizer.adam;
         check(below_one(beta2), "optimizer.adam.beta2", "0..1", &beta2)?;
         check(epsilon > 0.0, "optimizer.adam.epsilon", "> 0", &epsilon)?;
-        check((0.0..=100.0).contains(&weight_decay), "optimizer.adam.weight_decay", "0..=100", &weight_decay)?;
+        check(
+            (0.0..=100.0).contains(&weight_decay),
+            "optimizer.adam.weight_decay",
+            "0..=100",
+            &weight_decay,
+        )?;
         check(self.schedule.epochs >= 1, "schedule.epochs", ">= 1", &self.schedule.epochs)?;
         let every = self.schedule.checkpoint_steps;
         check(every >= 1, "schedule.checkpoint_steps", ">= 1", &every)?;
@@ -305,7 +311,8 @@ mod tests {
     fn what_is_written_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
-        let mut config = with(&["model.dropout=0.5", "optimizer.base_lr=0.1", "optimizer.norms=running"]).unwrap();
+        let mut config =
+            with(&["model.dropout=0.5", "optimizer.base_lr=0.1", "optimizer.norms=running"]).unwrap();
         config.data.push(Data { folder: "a b/c".into(), weight: 0.1 + 0.2, pseudo: false });
         fs::write(&path, config.to_toml()).unwrap();
         assert_eq!(Config::load(Some(&path), &[]).unwrap(), config);
@@ -341,7 +348,8 @@ mod tests {
         config.data.push(Data { folder: "x".into(), weight: 1.0, pseudo: true });
         for line in config.to_toml().lines() {
             let Some((key, _)) = line.split_once(" = ") else { continue };
-            let is_there = DEFAULT.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} =")));
+            let is_there =
+                DEFAULT.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} =")));
             assert!(is_there, "{key} isn't in default.toml");
         }
     }

@@ -41,14 +41,14 @@ pub enum DeviceError {
     },
 }
 
-/// Which device `name` (`cpu`, `cuda`, `cuda:N`, `auto`) is; says so, and which ones there are, on the log.
+/// Which device `name` (`cpu`, `cuda`, `cuda:N`, `auto`) is, and a line for a person about it and what else there is.
 ///
 /// Where CUDA is wanted and its library isn't loaded but lies beside libtorch or in `LD_LIBRARY_PATH`, this starts the
 /// program again with it, and doesn't return: call it before any work is done.
 ///
 /// # Errors
 /// [`DeviceError`]; a `cuda` that isn't there is one, never a quiet CPU.
-pub fn choose(name: &str) -> Result<Device, DeviceError> {
+pub fn choose(name: &str) -> Result<(Device, String), DeviceError> {
     let wanted = match name {
         "cpu" => None,
         "auto" | "cuda" => Some(0),
@@ -58,8 +58,8 @@ pub fn choose(name: &str) -> Result<Device, DeviceError> {
         }
     };
     let Some(device_idx) = wanted else {
-        log::info!("device: cpu, as asked for; {} threads", tch::get_num_threads());
-        return Ok(Device::Cpu);
+        let line = format!("device: cpu, as asked for; libtorch's threads: {}", tch::get_num_threads());
+        return Ok((Device::Cpu, line));
     };
     let library = find_library();
     if !Cuda::is_available()
@@ -70,12 +70,14 @@ pub fn choose(name: &str) -> Result<Device, DeviceError> {
     }
     let n_devices = if Cuda::is_available() { Cuda::device_count() } else { 0 };
     if i64::try_from(device_idx).is_ok_and(|idx| idx < n_devices) {
-        log::info!("device: cuda:{device_idx} of {n_devices}; cuDNN: {}", Cuda::cudnn_is_available());
-        return Ok(Device::Cuda(device_idx));
+        let has_cudnn = Cuda::cudnn_is_available();
+        let line = format!("device: cuda:{device_idx}; CUDA devices: {n_devices}; cuDNN: {has_cudnn}");
+        return Ok((Device::Cuda(device_idx), line));
     }
     if name == "auto" {
-        log::info!("device: cpu, as there is no CUDA; {} threads", tch::get_num_threads());
-        return Ok(Device::Cpu);
+        let n_threads = tch::get_num_threads();
+        let line = format!("device: cpu; CUDA devices: {n_devices}; libtorch's threads: {n_threads}");
+        return Ok((Device::Cpu, line));
     }
     let hint = match library {
         Some(library) => format!("{} is loaded: is there a GPU with a driver?", library.display()),
@@ -131,7 +133,7 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        assert_eq!(choose("cpu").unwrap(), Device::Cpu);
+        assert_eq!(choose("cpu").unwrap().0, Device::Cpu);
         for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
             assert!(matches!(choose(name), Err(DeviceError::Name(_))), "{name}");
         }

@@ -139,8 +139,7 @@ mod tests {
             2 => Err(LoadError::Crop { path: path(), cause: std::io::Error::other("gone").into() }),
             _ => Ok(Batch::default()),
         });
-        let outcomes: Vec<bool> =
-            Loader::start(0..3, 2, 2, &failing).map(|batch| batch.is_ok()).collect();
+        let outcomes: Vec<bool> = Loader::start(0..3, 2, 2, &failing).map(|batch| batch.is_ok()).collect();
         assert_eq!(outcomes, [true, true, false]);
         let panicking: Arc<Make> = Arc::new(|batch_idx| {
             assert_ne!(batch_idx, 1, "on purpose");

@@ -83,13 +83,25 @@ mod tests {
             .collect();
         let of = |is_fake| outcomes.iter().filter(move |o| o.is_fake == is_fake);
         let pairs = of(true).flat_map(|f| of(false).map(move |r| (f.margin, r.margin)));
-        let wins: Vec<f64> = pairs.map(|(f, r)| if f > r { 1.0 } else if f == r { 0.5 } else { 0.0 }).collect();
+        let wins: Vec<f64> = pairs
+            .map(|(f, r)| {
+                if f > r {
+                    1.0
+                } else if f == r {
+                    0.5
+                } else {
+                    0.0
+                }
+            })
+            .collect();
         let measures = Measures::of(&outcomes);
         assert!((measures.auc - wins.iter().sum::<f64>() / wins.len() as f64).abs() < 1e-12);
         let probability = |o: &Outcome| 1.0 / (1.0 + (if o.is_fake { -o.margin } else { o.margin }).exp());
-        let mean = |is_fake| of(is_fake).map(|o| -probability(o).ln()).sum::<f64>() / of(is_fake).count() as f64;
+        let mean =
+            |is_fake| of(is_fake).map(|o| -probability(o).ln()).sum::<f64>() / of(is_fake).count() as f64;
         assert!((measures.loss - (mean(false) + mean(true)) / 2.0).abs() < 1e-12);
-        let n_right = outcomes.iter().filter(|o| probability(o) > 0.5 || (o.margin == 0.0 && !o.is_fake)).count();
+        let n_right =
+            outcomes.iter().filter(|o| probability(o) > 0.5 || (o.margin == 0.0 && !o.is_fake)).count();
         assert!((measures.accuracy - n_right as f64 / 200.0).abs() < 1e-12);
     }
 

@@ -2,9 +2,11 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod dataset;
 pub mod device;
-mod ema;
+pub mod ema;
 pub mod events;
+pub mod learner;
 pub mod loader;
 pub mod metrics;
 pub mod optimizer;

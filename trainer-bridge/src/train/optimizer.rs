@@ -204,8 +204,9 @@ mod tests {
         let (our_loss, their_loss) = (problem(&ours), problem(&theirs));
         // libtorch's decay would also hold for biases.
         let mut optimizer = AdamW::new(&ours, Adam { weight_decay: 0.0, ..ADAM });
-        let mut reference =
-            nn::AdamW { beta1: 0.9, beta2: 0.99, wd: 0.0, eps: 1e-5, amsgrad: false }.build(&theirs, 1e-2).unwrap();
+        let mut reference = nn::AdamW { beta1: 0.9, beta2: 0.99, wd: 0.0, eps: 1e-5, amsgrad: false }
+            .build(&theirs, 1e-2)
+            .unwrap();
         reference.set_lr_group(1, 1e-3);
         for _ in 0..50 {
             optimizer.zero_grad();

@@ -95,7 +95,13 @@ impl Chart<'_> {
             (true, _) => low..high,
             (false, true) if self.is_log_x => low / 2.0..low * 2.0,
             (false, true) => low - 0.5..low + 0.5,
-            (false, false) => if self.is_log_x { 1.0..10.0 } else { 0.0..1.0 },
+            (false, false) => {
+                if self.is_log_x {
+                    1.0..10.0
+                } else {
+                    0.0..1.0
+                }
+            }
         }
     }
 
@@ -167,8 +173,16 @@ where
         let points = line.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite());
         let points: Vec<_> = points.collect();
         // A line of one point is invisible.
-        let dots = if line.is_faint { &[][..] } else if points.len() <= 40 { &points[..] } else { &[] };
-        context.draw_series(dots.iter().map(|&at| Circle::new(at, 3, color.filled()))).map_err(|e| e.to_string())?;
+        let dots = if line.is_faint {
+            &[][..]
+        } else if points.len() <= 40 {
+            &points[..]
+        } else {
+            &[]
+        };
+        context
+            .draw_series(dots.iter().map(|&at| Circle::new(at, 3, color.filled())))
+            .map_err(|e| e.to_string())?;
         context
             .draw_series(LineSeries::new(points, style))
             .map_err(|error| error.to_string())?
@@ -222,7 +236,8 @@ mod tests {
     #[test]
     fn points_are_where_their_numbers_say() {
         let line = Line { name: "a", points: vec![(0.0, 0.0), (10.0, 1.0)], is_faint: false };
-        let text = svg(&[Chart { title: "t", lines: vec![line], is_share: true, ..Chart::default() }]).unwrap();
+        let text =
+            svg(&[Chart { title: "t", lines: vec![line], is_share: true, ..Chart::default() }]).unwrap();
         let polyline = text.lines().find(|l| l.contains("<polyline") && l.contains("#1F77B4")).unwrap();
         let points = polyline.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
         let numbers: Vec<f64> =

@@ -245,9 +245,8 @@ mod tests {
 
     #[test]
     fn epochs_differ_and_repeat_by_seed() {
-        let sampler = |seed| {
-            Sampler::new(seed, &candidates(20, 20, 0), &[1.0], PseudoShare::default(), 0).unwrap()
-        };
+        let sampler =
+            |seed| Sampler::new(seed, &candidates(20, 20, 0), &[1.0], PseudoShare::default(), 0).unwrap();
         assert_eq!(sampler(1).epoch(5), sampler(1).epoch(5));
         assert_ne!(sampler(1).epoch(5), sampler(1).epoch(6));
         assert_ne!(sampler(1).epoch(5), sampler(2).epoch(5));
@@ -270,7 +269,8 @@ mod tests {
         let share = PseudoShare { of_fakes: 0.5, of_swaps: 0.4 };
         let pairs = Sampler::new(1, &candidates(40, 10, 0), &[1.0], share, 40).unwrap().epoch(0);
         assert_eq!(crops(&pairs).count(), 20);
-        let swaps = pairs.iter().filter_map(|p| if let Fake::Swapped(d) = p.fake { Some((p.real, d)) } else { None });
+        let swaps =
+            pairs.iter().filter_map(|p| if let Fake::Swapped(d) = p.fake { Some((p.real, d)) } else { None });
         let swaps: Vec<_> = swaps.collect();
         // A donor that is the crop itself leaves a self-blended pair.
         assert!((6..=8).contains(&swaps.len()), "{swaps:?}");

@@ -77,8 +77,7 @@ mod tests {
             let numbers: Vec<f64> = line.split(',').map(|text| text.parse().unwrap()).collect();
             let point = cycle.at(numbers[0] as u64, numbers[1] as u64);
             let config = Config::default().optimizer;
-            let found =
-                [config.head_lr * point.lr_factor, config.base_lr * point.lr_factor, point.momentum];
+            let found = [config.head_lr * point.lr_factor, config.base_lr * point.lr_factor, point.momentum];
             for (found, expected) in found.into_iter().zip(&numbers[2..]) {
                 assert!((found - expected).abs() <= 1e-12 * expected, "{line}: {found}");
             }
