@@ -105,7 +105,7 @@ pub fn train(args: &TrainArgs) -> anyhow::Result<()> {
 /// Looks for a learning rate: the loss while the rate grows step by step, as a plot, a table and a suggestion.
 ///
 /// The suggestion is the middle, on the logarithmic scale, of the interval of the highest rates at which the smoothed loss
-/// still falls at least half as steeply as at its steepest. It is the head's; the backbone's keeps the recipe's ratio to
+/// still falls at least half as steeply as at its steepest; none is made where it never clearly falls. It is the head's; the backbone's keeps the recipe's ratio to
 /// it. No weight is kept.
 #[derive(Debug, Args)]
 pub struct LrFindArgs {

@@ -19,12 +19,14 @@ use super::loader::{Batch, LoadError, Loader};
 use super::plot::{self, Chart, Line, Mark};
 use super::setup;
 
-/// A sweep ends where the smoothed loss is this many times its best.
+/// A sweep ends where the running mean of the loss is this many times its best.
 const DIVERGED: f64 = 4.0;
-/// Share of the last smoothed loss in the next one.
-const SMOOTHING: f64 = 0.95;
-/// Points on each side that a slope is fitted to.
-const SLOPE_REACH: usize = 3;
+/// Share of the last running mean in the next one.
+const MEMORY: f64 = 0.9;
+/// The share of a sweep's steps, on each side of a step, that its straight line is fitted to.
+const REACH: f64 = 1.0 / 16.0;
+/// A fall this many standard errors steep is no noise.
+const CLEAR: f64 = 3.0;
 /// The loss falls quickly where its slope is at least this share of the steepest one.
 const QUICK: f64 = 0.5;
 
@@ -54,8 +56,17 @@ pub struct Trial {
     pub rate: f64,
     /// Its loss, before the step.
     pub loss: f64,
-    /// Exponential mean of the losses so far, corrected for its start.
-    pub smoothed: f64,
+}
+
+/// Where the straight line through a trial and its neighbours passes, and how it falls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Trend {
+    /// The loss at the trial.
+    loss: f64,
+    /// Change of the loss a decade.
+    slope: f64,
+    /// Standard deviation of the slope if neighbours differ by noise of 1.
+    slope_error: f64,
 }
 
 /// The interval of the highest rates at which the loss still falls quickly.
@@ -96,12 +107,11 @@ pub fn trials(
         };
         let rate = sweep.rate(step_idx);
         let Ok(step) = learner.step(&[batch], [rate * base_ratio, rate], momentum, step_idx) else { break };
-        mean = SMOOTHING * mean + (1.0 - SMOOTHING) * step.loss;
-        weight = SMOOTHING * weight + (1.0 - SMOOTHING);
-        let smoothed = mean / weight;
-        trials.push(Trial { rate, loss: step.loss, smoothed });
-        best = smoothed.min(best);
-        if smoothed > DIVERGED * best {
+        trials.push(Trial { rate, loss: step.loss });
+        mean = MEMORY * mean + (1.0 - MEMORY) * step.loss;
+        weight = MEMORY * weight + (1.0 - MEMORY);
+        best = f64::min(mean / weight, best);
+        if mean / weight > DIVERGED * best {
             break;
         }
     }
@@ -109,25 +119,30 @@ pub fn trials(
     outcome.map(|()| trials)
 }
 
-/// The middle of the interval of the highest rates at which the loss still falls quickly; `None` where it never falls.
+/// The middle of the interval of the highest rates at which the loss still falls quickly; `None` where it never clearly
+/// falls.
 ///
-/// The slope at a rate is that of the straight line through the smoothed losses of seven neighbours over log(rate). Only
-/// rates up to the lowest smoothed loss count. The loss falls quickly where it falls at least half as steeply as at its
-/// steepest; the interval is the highest run of such rates, gaps of up to three steps closed.
+/// Loss and slope at a rate are those of the straight line, by least squares over log10(rate), through it and the
+/// sixteenth of the sweep on either side. Only rates up to the lowest such loss count. The loss falls quickly where it
+/// falls at least half as steeply as at its steepest, which must be three standard errors steep; the interval is the
+/// highest run of such rates, gaps of up to a sixteenth of the sweep closed.
 pub fn suggest(trials: &[Trial]) -> Option<Suggestion> {
-    let lowest = (0..trials.len()).min_by(|&a, &b| trials[a].smoothed.total_cmp(&trials[b].smoothed))?;
-    let slopes: Vec<f64> = (0..=lowest).map(|idx| slope(trials, idx)).collect();
-    let steepest = slopes.iter().copied().fold(0.0, f64::min);
-    if steepest >= 0.0 {
+    let trends = trends(trials);
+    let lowest = (0..trials.len()).min_by(|&a, &b| trends[a].loss.total_cmp(&trends[b].loss))?;
+    let falling = &trends[..=lowest];
+    let steepest = falling.iter().min_by(|a, b| a.slope.total_cmp(&b.slope))?;
+    let residuals = trials.iter().zip(falling).map(|(trial, trend)| (trial.loss - trend.loss).powi(2));
+    let noise = (residuals.sum::<f64>() / falling.len() as f64).sqrt();
+    if steepest.slope >= 0.0 || steepest.slope > -CLEAR * noise * steepest.slope_error {
         return None;
     }
-    let is_quick = |idx: usize| slopes[idx] <= QUICK * steepest;
+    let is_quick = |idx: usize| trends[idx].slope <= QUICK * steepest.slope;
     let high = (0..=lowest).rev().find(|&idx| is_quick(idx))?;
     let mut low = high;
     for idx in (0..high).rev() {
         if is_quick(idx) {
             low = idx;
-        } else if low - idx > SLOPE_REACH {
+        } else if low - idx > reach(trials.len()) {
             break;
         }
     }
@@ -135,14 +150,26 @@ pub fn suggest(trials: &[Trial]) -> Option<Suggestion> {
     Some(Suggestion { low, high, rate: (low * high).sqrt() })
 }
 
-/// Least squares' slope of the smoothed loss over log10(rate) around `idx`.
-fn slope(trials: &[Trial], idx: usize) -> f64 {
-    let near = &trials[idx.saturating_sub(SLOPE_REACH)..(idx + SLOPE_REACH + 1).min(trials.len())];
-    let mean = |value: &dyn Fn(&Trial) -> f64| near.iter().map(value).sum::<f64>() / near.len() as f64;
-    let (x_mean, y_mean) = (mean(&|t| t.rate.log10()), mean(&|t| t.smoothed));
-    let covariance = mean(&|t| (t.rate.log10() - x_mean) * (t.smoothed - y_mean));
-    let variance = mean(&|t| (t.rate.log10() - x_mean).powi(2));
-    if variance > 0.0 { covariance / variance } else { 0.0 }
+fn reach(n_trials: usize) -> usize {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below n_trials")]
+    let reach = (n_trials as f64 * REACH) as usize;
+    reach.max(3)
+}
+
+/// The trend at every trial; at the ends there are fewer neighbours.
+fn trends(trials: &[Trial]) -> Vec<Trend> {
+    let reach = reach(trials.len());
+    let trend = |idx: usize| {
+        let near = &trials[idx.saturating_sub(reach)..(idx + reach + 1).min(trials.len())];
+        let mean = |value: &dyn Fn(&Trial) -> f64| near.iter().map(value).sum::<f64>() / near.len() as f64;
+        let (x_mean, y_mean) = (mean(&|t| t.rate.log10()), mean(&|t| t.loss));
+        let covariance = mean(&|t| (t.rate.log10() - x_mean) * (t.loss - y_mean));
+        let variance = mean(&|t| (t.rate.log10() - x_mean).powi(2));
+        let slope = if variance > 0.0 { covariance / variance } else { 0.0 };
+        let loss = y_mean + slope * (trials[idx].rate.log10() - x_mean);
+        Trend { loss, slope, slope_error: 1.0 / (variance * near.len() as f64).sqrt() }
+    };
+    (0..trials.len()).map(trend).collect()
 }
 
 /// Sweeps by a recipe, and writes `lr-find.svg` and `lr-find.csv` into `out`.
@@ -159,8 +186,8 @@ pub(super) fn run(config: &Config, device: Device, sweep: &Sweep, out: &Path) ->
     let trials = trials(&mut learner, sweep, ratio, config.schedule.cycle.momentum, batches)?;
     let suggestion = suggest(&trials);
     let mut table = "head_lr,base_lr,loss,smoothed\n".to_owned();
-    for Trial { rate, loss, smoothed } in &trials {
-        let _ = writeln!(table, "{rate:e},{:e},{loss},{smoothed}", rate * ratio);
+    for (Trial { rate, loss }, trend) in trials.iter().zip(trends(&trials)) {
+        let _ = writeln!(table, "{rate:e},{:e},{loss},{}", rate * ratio, trend.loss);
     }
     checkpoint::replace(&out.join("lr-find.csv"), table.as_bytes())?;
     checkpoint::replace(&out.join("lr-find.svg"), plot::svg(&[chart(&trials, suggestion)])?.as_bytes())?;
@@ -176,13 +203,16 @@ pub(super) fn run(config: &Config, device: Device, sweep: &Sweep, out: &Path) ->
 }
 
 fn chart(trials: &[Trial], suggestion: Option<Suggestion>) -> Chart<'static> {
+    let trends = trends(trials);
     // What blows up at the end would hide what falls before it.
-    let first = trials.first().map_or(1.0, |trial| trial.smoothed);
-    let top = 2.0 * first;
-    let line = |name, value: fn(&Trial) -> f64, is_faint| {
-        let points = trials.iter().map(|trial| (trial.rate, value(trial).min(top))).collect();
-        Line { name, points, is_faint }
+    let top = 2.0 * trends.first().map_or(1.0, |trend| trend.loss);
+    let points = |loss: &dyn Fn(usize) -> f64| {
+        (0..trials.len()).map(|idx| (trials[idx].rate, loss(idx).clamp(0.0, top))).collect()
     };
+    let lines = vec![
+        Line { name: "smoothed", points: points(&|idx| trends[idx].loss), is_faint: false },
+        Line { name: "each step", points: points(&|idx| trials[idx].loss), is_faint: true },
+    ];
     let mark = |x: f64, what: &str| Mark { x, name: format!("{what}: {x:.1e}") };
     let marks = suggestion.map_or_else(Vec::new, |Suggestion { low, high, rate }| {
         vec![mark(low, "falls quickly from"), mark(rate, "suggestion"), mark(high, "falls quickly to")]
@@ -190,7 +220,7 @@ fn chart(trials: &[Trial], suggestion: Option<Suggestion>) -> Chart<'static> {
     Chart {
         title: "Loss while the learning rate grows",
         x_name: "learning rate of the head",
-        lines: vec![line("smoothed", |t| t.smoothed, false), line("each step", |t| t.loss, true)],
+        lines,
         marks,
         is_log_x: true,
         is_share: false,
@@ -199,16 +229,18 @@ fn chart(trials: &[Trial], suggestion: Option<Suggestion>) -> Chart<'static> {
 
 #[cfg(test)]
 mod tests {
+    use rand::Rng as _;
+
     use super::*;
+    use crate::train::sampler::stream;
 
     const SWEEP: Sweep = Sweep { first: 1e-7, last: 10.0, n_steps: 161 };
 
-    /// A sweep whose smoothed loss is a function of log10(rate).
+    /// A sweep whose loss is a function of log10(rate).
     fn curve(loss: impl Fn(f64) -> f64) -> Vec<Trial> {
         let trial = |step_idx| {
             let rate = SWEEP.rate(step_idx);
-            let smoothed = loss(rate.log10());
-            Trial { rate, loss: smoothed, smoothed }
+            Trial { rate, loss: loss(rate.log10()) }
         };
         (0..SWEEP.n_steps).map(trial).collect()
     }
@@ -255,5 +287,24 @@ mod tests {
         assert_eq!(suggest(&curve(|x| 0.7 + 0.1 * (x + 7.0))), None);
         assert_eq!(suggest(&curve(|_| 0.7)), None);
         assert_eq!(suggest(&[]), None);
+    }
+
+    #[test]
+    fn noise_neither_makes_nor_hides_a_fall() {
+        let mut rng = stream(3, 0, 0);
+        let mut noisy = |fall: f64| {
+            let sum = |rng: &mut rand_chacha::ChaCha8Rng| {
+                (0..12).map(|_| rng.random_range(-0.05..0.05)).sum::<f64>()
+            };
+            curve(|x| 0.7 - fall * (x + 4.0).clamp(0.0, 2.0) + (x + 1.0).max(0.0))
+                .into_iter()
+                .map(|trial| Trial { loss: trial.loss + sum(&mut rng), ..trial })
+                .collect::<Vec<_>>()
+        };
+        let n_found = (0..200).filter(|_| suggest(&noisy(0.0)).is_some()).count();
+        assert!(n_found <= 10, "{n_found} of 200 falls are noise");
+        let found: Vec<f64> = (0..200).filter_map(|_| suggest(&noisy(0.3))).map(|s| s.rate.log10()).collect();
+        let n_right = found.iter().filter(|x| (*x + 3.0).abs() < 0.6).count();
+        assert!(n_right >= 180, "{n_right} of 200 are within the slope's inner half");
     }
 }

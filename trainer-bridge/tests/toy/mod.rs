@@ -13,7 +13,7 @@ use trainer_bridge::train::sampler::stream;
 const N_CROPS: u64 = 2;
 
 /// Writes a dataset of `n_sources` real videos, each with a fake, into `folder`; every fourth source is for validation.
-pub fn write(folder: &Path, n_sources: u64, size_px: u32, seed: u64) {
+pub(crate) fn write(folder: &Path, n_sources: u64, size_px: u32, seed: u64) {
     fs::create_dir_all(folder.join("crops")).unwrap();
     let mut rows = Vec::new();
     for source in 0..n_sources {
