@@ -4,3 +4,4 @@ pub mod environment;
 pub mod export;
 pub mod manifest;
 pub mod model;
+pub mod train;
