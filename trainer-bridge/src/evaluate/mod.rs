@@ -1,0 +1,14 @@
+//! Predictions in, an honest report out: figures with intervals, a calibration, baselines, one HTML page.
+
+pub mod bootstrap;
+pub mod breakdown;
+pub mod calibrate;
+pub mod comparison;
+pub mod evaluation;
+pub mod facts;
+pub mod figure;
+pub mod level;
+pub mod linear;
+pub mod metrics;
+pub mod prediction;
+pub mod roc;
