@@ -11,4 +11,5 @@ pub mod level;
 pub mod linear;
 pub mod metrics;
 pub mod prediction;
+pub mod report;
 pub mod roc;
