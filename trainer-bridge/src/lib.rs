@@ -2,4 +2,5 @@
 
 pub mod evaluate;
 pub mod manifest;
+pub mod model;
 pub mod plot;
