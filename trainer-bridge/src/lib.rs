@@ -4,3 +4,4 @@ pub mod evaluate;
 pub mod manifest;
 pub mod model;
 pub mod plot;
+pub mod train;
