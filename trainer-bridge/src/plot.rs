@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 380.0;
 const LEFT: f64 = 66.0;
-const RIGHT: f64 = 18.0;
+const RIGHT: f64 = 30.0;
 const BOTTOM: f64 = 52.0;
 /// Height of a line of the legend.
 const LEGEND_LINE: f64 = 20.0;
 /// Mean width of a character of the legend's and the labels' size, a little generous.
-const CHARACTER: f64 = 7.0;
+const CHARACTER: f64 = 7.6;
 /// Height of a row of [`intervals`].
 const ROW: f64 = 26.0;
 

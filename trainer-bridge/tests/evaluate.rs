@@ -179,6 +179,16 @@ fn linear_classifiers_are_liblinears() {
         assert_close(&found, &golden[name], 1e-5, name);
     }
     assert!(solve(&x, &vec![true; is_fake.len()], Loss::Logistic, 1.0).is_err());
+    // Each feature 40 times at a 40th of its square: the same problem with more weights than rows.
+    let wide = (&x / 40f64.sqrt()).repeat([1, 40]);
+    for loss in [Loss::SquaredHinge, Loss::Logistic] {
+        let decided = |x: &Tensor| {
+            let weights = solve(x, &is_fake, loss, 0.1).unwrap();
+            let n_features = x.size()[1];
+            x.mv(&weights.narrow(0, 0, n_features)) + weights.get(n_features)
+        };
+        assert!(decided(&x).allclose(&decided(&wide), 1e-6, 1e-6, false), "{loss:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::bootstrap::{Bootstrap, quantile};
 use super::figure::{Estimate, Figure};
-use super::level::{Judged, Level, Levels};
+use super::level::{Level, Levels, Readings};
 use super::metrics::{self, Scored, n_groups};
 use super::prediction::Prediction;
 use super::roc::{self, Ranking, weighted_share};
@@ -90,16 +90,17 @@ pub struct Breakdown {
 /// Names a part and gives its place among the others.
 type Key = (usize, String);
 
-/// Measures the parts of a level. Thresholds of verdicts count where `has_verdicts`.
+/// Measures the parts of a level: what ranks as trained, the rest calibrated where there is a calibration.
 pub fn measure(
     levels: &Levels,
-    judged: &Judged,
+    readings: &Readings,
     level: Level,
     by: By,
-    has_verdicts: bool,
     bootstrap: &Bootstrap,
 ) -> Breakdown {
-    let scored = levels.scored(judged, level);
+    // A calibration changes no item's being scored, so both list the same items.
+    let trained: BTreeMap<usize, Scored> = levels.scored(&readings.as_trained, level).into_iter().collect();
+    let scored = levels.scored(readings.calibrated.as_ref().unwrap_or(&readings.as_trained), level);
     let edges = sharpness_edges(levels.predictions);
     let mut parts = BTreeMap::<Key, Vec<(usize, Scored)>>::new();
     for (idx, item) in &scored {
@@ -112,11 +113,7 @@ pub fn measure(
         let reals: Vec<_> = scored.iter().filter(|(_, item)| !item.is_fake).copied().collect();
         parts.values_mut().for_each(|part| part.extend(&reals));
     }
-    let verdicts = match level {
-        Level::Face if has_verdicts => Some(&judged.faces),
-        Level::Video if has_verdicts => Some(&judged.videos),
-        _ => None,
-    };
+    let verdicts = readings.calibrated.as_ref().and_then(|judged| judged.verdicts(level));
     let part = |((_, name), members): (Key, Vec<(usize, Scored)>)| {
         let items: Vec<Scored> = members.iter().map(|(_, item)| *item).collect();
         let called_fake = |is_fake: bool| {
@@ -129,7 +126,8 @@ pub fn measure(
                 .collect();
             share_of_class(&items, &says, is_fake, bootstrap)
         };
-        let ranking = Ranking::new(&items);
+        let ranked: Vec<Scored> = members.iter().map(|(idx, _)| trained[idx]).collect();
+        let ranking = Ranking::new(&ranked);
         let n_fake = items.iter().filter(|item| item.is_fake).count();
         Part {
             name,

@@ -9,7 +9,7 @@ use super::breakdown::{self, Breakdown, By, share_of_class};
 use super::calibrate::{Aim, Chosen, CrossFit, choose};
 use super::comparison::{self, Comparison, Run};
 use super::figure::{Estimate, Figure};
-use super::level::{Groups, Judged, Level, Levels, Reading};
+use super::level::{Groups, Judged, Level, Levels, Reading, Readings};
 use super::metrics::{Measures, Scored, measure};
 use super::roc::{Point, Ranking};
 
@@ -118,12 +118,6 @@ pub struct Evaluation {
     pub warnings: Vec<String>,
 }
 
-/// A run judged as trained, and as calibrated.
-struct Readings {
-    as_trained: Judged,
-    calibrated: Option<Judged>,
-}
-
 /// Measures `runs[0]` and compares it with the others.
 ///
 /// # Panics
@@ -137,9 +131,7 @@ pub fn evaluate(runs: &[Run], settings: &Settings) -> Evaluation {
     let (calibration, calibrated) = calibrate(&levels, groups.len(), settings);
     let readings = Readings { as_trained: levels.judge(|_| &as_trained), calibrated };
     let figures = Level::ALL.map(|level| figures_of(&levels, &readings, level, &bootstrap));
-    let judged = readings.calibrated.as_ref().unwrap_or(&readings.as_trained);
-    let has_verdicts = readings.calibrated.is_some();
-    let breakdown = |(level, by)| breakdown::measure(&levels, judged, level, by, has_verdicts, &bootstrap);
+    let breakdown = |(level, by)| breakdown::measure(&levels, &readings, level, by, &bootstrap);
     let parts = [Level::Face, Level::Image].iter().flat_map(|level| By::ALL.map(|by| (*level, by)));
     let breakdowns = parts.map(breakdown).collect();
     let with_class = |class: bool| {
@@ -194,11 +186,7 @@ fn items(levels: &Levels, judged: &Judged, level: Level) -> Vec<Scored> {
 fn figures_of(levels: &Levels, readings: &Readings, level: Level, bootstrap: &Bootstrap) -> LevelFigures {
     let as_trained = items(levels, &readings.as_trained, level);
     let calibrated = readings.calibrated.as_ref().map(|judged| items(levels, judged, level));
-    let judgements = readings.calibrated.as_ref().and_then(|judged| match level {
-        Level::Image => None,
-        Level::Face => Some(&judged.faces),
-        Level::Video => Some(&judged.videos),
-    });
+    let judgements = readings.calibrated.as_ref().and_then(|judged| judged.verdicts(level));
     let shown = calibrated.as_ref().unwrap_or(&as_trained);
     LevelFigures {
         level,

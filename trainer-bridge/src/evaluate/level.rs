@@ -101,6 +101,26 @@ pub struct Judged {
     pub videos: Vec<Judgement>,
 }
 
+/// A run judged as trained, and with a calibration where there is one.
+#[derive(Clone, Debug)]
+pub struct Readings {
+    /// Temperature 1, no bias.
+    pub as_trained: Judged,
+    /// By what was chosen on other groups.
+    pub calibrated: Option<Judged>,
+}
+
+impl Judged {
+    /// The verdicts of faces or of videos; crops have none.
+    pub fn verdicts(&self, level: Level) -> Option<&[Judgement]> {
+        match level {
+            Level::Image => None,
+            Level::Face => Some(&self.faces),
+            Level::Video => Some(&self.videos),
+        }
+    }
+}
+
 impl<'a> Levels<'a> {
     /// Sorts `predictions`, whose groups are all in `groups`, into faces and videos. A face or video is fake if any of
     /// its crops is, and belongs to its first crop's group.

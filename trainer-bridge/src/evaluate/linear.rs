@@ -87,6 +87,18 @@ pub fn solve(x: &Tensor, is_fake: &[bool], loss: Loss, c: f64) -> Result<Tensor,
         return Err(LinearError::OneClass { n_real: is_fake.len() - n_fake, n_fake });
     }
     let x = with_one(x)?;
+    let (n_rows, n_weights) = x.size2()?;
+    if n_rows >= n_weights {
+        return minimum(&x, is_fake, loss, c);
+    }
+    // With fewer rows than weights the optimum lies in the space that the rows span, where the length of the weights is
+    // the same: x = r' q', w = q v.
+    let (q, r) = Tensor::f_linalg_qr(&x.f_tr()?, "reduced")?;
+    Ok(q.f_mv(&minimum(&r.f_tr()?, is_fake, loss, c)?)?)
+}
+
+/// [`solve`] for `x` with the bias's feature.
+fn minimum(x: &Tensor, is_fake: &[bool], loss: Loss, c: f64) -> Result<Tensor, LinearError> {
     let signs: Vec<f64> = is_fake.iter().map(|&is_fake| if is_fake { 1.0 } else { -1.0 }).collect();
     let signs = Tensor::f_from_slice(&signs)?;
     let objective = |w: &Tensor| -> Result<f64, LinearError> {
@@ -113,9 +125,11 @@ pub fn solve(x: &Tensor, is_fake: &[bool], loss: Loss, c: f64) -> Result<Tensor,
             }
         };
         let gradient = x.f_tr()?.f_mv(&(slope * &signs))?.f_add(&w)?;
-        let hessian = x.f_tr()?.f_matmul(&(&x * curve.f_unsqueeze(1)?))?;
+        let hessian = x.f_tr()?.f_matmul(&(x * curve.f_unsqueeze(1)?))?;
         let hessian = hessian.f_add(&Tensor::f_eye(x.size()[1], (Kind::Double, x.device()))?)?;
-        let step = Tensor::f_linalg_solve(&hessian, &gradient, true)?;
+        // The Hessian is the identity and more: never singular.
+        let step = gradient.f_unsqueeze(1)?.f_cholesky_solve(&hessian.f_linalg_cholesky(false)?, false)?;
+        let step = step.f_squeeze_dim(1)?;
         let descent = f64::try_from(step.f_dot(&gradient)?)?;
         if descent <= 1e-18 * value.max(1.0) {
             return Ok(w);

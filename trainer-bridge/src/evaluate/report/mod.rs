@@ -144,7 +144,11 @@ fn calibration(evaluation: &Evaluation) -> String {
          fewer a verdict is Uncertain whatever the mean; faces narrower than {} px are not scored.</p>",
         evaluation.aim.min_scores, evaluation.aim.min_face_px,
     );
-    html + &tables::verdicts(evaluation) + &plots::reliability(evaluation)
+    html += &tables::verdicts(evaluation);
+    html += "<p>Temperature and bias are fitted on crops, and calibrate crops. The mean over a face's crops is less extreme than \
+             the chance that the face is fake, and a video's highest face is higher than a single one: their curves leave the \
+             diagonal, and the thresholds, which are chosen on means, make up for it.</p>\n";
+    html + &plots::reliability(evaluation)
 }
 
 fn parts(evaluation: &Evaluation) -> String {
@@ -153,7 +157,7 @@ fn parts(evaluation: &Evaluation) -> String {
         _ => "calibrated",
     };
     let mut html = format!(
-        "<p>Scores are {score}. A method's fakes are measured against all reals. Figures of few groups are grey. A part of one class \
+        "<p>AUC and false alarms are as trained, accuracy and log loss {score}. A method's fakes are measured against all reals. Figures of few groups are grey. A part of one class \
          has no AUC; its verdicts still tell.</p>\n"
     );
     html += &plots::parts(evaluation);
