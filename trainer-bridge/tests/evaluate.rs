@@ -262,6 +262,27 @@ fn one_class_and_no_number_are_said() {
 }
 
 #[test]
+fn no_error_seen_is_no_certainty() {
+    let mut predictions = made_up();
+    for prediction in &mut predictions {
+        (prediction.logit_real, prediction.logit_fake) =
+            if prediction.is_fake() { (0.0, 3.0) } else { (3.0, 0.0) };
+    }
+    let evaluation = measured(predictions);
+    let measures = &evaluation.levels[1].as_trained;
+    assert_eq!((measures.auc.value.value(), measures.auc.interval), (Some(1.0), None));
+    // scipy.stats.binomtest(24, 24).proportion_ci(method="exact").low
+    let (low, high) = measures.accuracy.interval.unwrap();
+    assert!((low - 0.857_526_402_277_4).abs() < 1e-9 && high == 1.0, "{low} {high}");
+    let chosen = match evaluation.calibration {
+        Calibrated::CrossFitted { chosen, .. } => chosen,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(chosen.thresholds.real_below, chosen.thresholds.fake_above);
+    assert!(chosen.notes[0].contains("both thresholds are one"), "{:?}", chosen.notes);
+}
+
+#[test]
 fn predictions_are_read_as_they_were_written() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(prediction::FILE);

@@ -41,9 +41,24 @@ impl Bootstrap {
             }
             figure(&weights).value()
         });
-        // A single group gives the same figure again and again, which is no certainty.
-        let interval = if n_groups(items) < 2 { None } else { self.interval(value, found.collect()) };
-        Estimate { value, interval }
+        Estimate { value, interval: self.interval(value, found.collect()) }
+    }
+
+    /// The share of items that `says`, 0 or 1 for each, holds for. Where it holds for none or for all, the interval is
+    /// Clopper and Pearson's (1934), with a group counted as one trial.
+    pub fn share(&self, items: &[Scored], says: &[f64], why_not: &'static str) -> Estimate {
+        let share = |weights: &[f64]| {
+            let part = says.iter().zip(weights).map(|(says, weight)| says * weight).sum();
+            Figure::share(part, weights.iter().sum(), why_not)
+        };
+        let mut estimate = self.estimate(items, share);
+        let unseen = 1.0 - 0.025f64.powf(1.0 / n_groups(items).max(1) as f64);
+        match estimate.value {
+            Figure::Known(0.0) => estimate.interval = Some((0.0, unseen)),
+            Figure::Known(1.0) => estimate.interval = Some((1.0 - unseen, 1.0)),
+            _ => {}
+        }
+        estimate
     }
 
     /// How much higher a figure is of `ours` than of `theirs`, both of the same resamples.
@@ -65,12 +80,16 @@ impl Bootstrap {
         Estimate { value, interval: self.interval(value, found.collect()) }
     }
 
-    /// `None` unless at least half of the resamples have the figure: a resample may lack a class.
+    /// `None` unless at least half of the resamples have the figure, since a resample may lack a class, and where all give
+    /// the same: of no error seen, resampling knows nothing.
     fn interval(&self, value: Figure, mut found: Vec<f64>) -> Option<(f64, f64)> {
         if value.value().is_none() || found.is_empty() || found.len() * 2 < self.draws.len() {
             return None;
         }
         found.sort_by(f64::total_cmp);
+        if found[0] == found[found.len() - 1] {
+            return None;
+        }
         Some((quantile(&found, 0.025), quantile(&found, 0.975)))
     }
 }

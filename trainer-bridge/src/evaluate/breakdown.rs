@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::bootstrap::{Bootstrap, quantile};
 use super::figure::{Estimate, Figure};
 use super::level::{Level, Levels, Readings};
-use super::metrics::{self, Scored, n_groups};
+use super::metrics::{self, NO_FAKES, NO_REALS, Scored, n_groups};
 use super::prediction::Prediction;
-use super::roc::{self, Ranking, weighted_share};
+use super::roc::{self, Ranking};
 
 /// Edges between the parts by face size, px of the frame.
 pub const FACE_SIZES_PX: [f32; 5] = [64.0, 96.0, 128.0, 192.0, 256.0];
@@ -135,7 +135,7 @@ pub fn measure(
             n_fake,
             n_groups: n_groups(&items),
             auc: bootstrap.estimate(&items, |weights| ranking.auc(weights)),
-            accuracy: metrics::mean(&items, bootstrap, |i| f64::from(u8::from(i.says_fake() == i.is_fake))),
+            accuracy: metrics::accuracy(&items, bootstrap),
             log_loss: metrics::mean(&items, bootstrap, |item| item.loss),
             false_alarms_at_recall: match ranking.points() {
                 Ok(points) => Figure::Known(roc::false_alarms_at(&points, PART_RECALL)),
@@ -158,7 +158,7 @@ pub(crate) fn share_of_class(
     let of_class: Vec<(Scored, f64)> =
         items.iter().copied().zip(says.iter().copied()).filter(|(item, _)| item.is_fake == is_fake).collect();
     let (items, says): (Vec<Scored>, Vec<f64>) = of_class.into_iter().unzip();
-    bootstrap.estimate(&items, |weights| weighted_share(&says, weights, is_fake))
+    bootstrap.share(&items, &says, if is_fake { NO_FAKES } else { NO_REALS })
 }
 
 fn sharpness_edges(predictions: &[Prediction]) -> [f64; 3] {

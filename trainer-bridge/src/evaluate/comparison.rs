@@ -103,9 +103,7 @@ fn standing(level: Level, run: &Read, first: Option<&Read>, bootstrap: &Bootstra
             Ok(points) => Figure::Known(roc::equal_error_rate(&points)),
             Err(why) => Figure::Unknown(why),
         },
-        accuracy: metrics::mean(&run.calibrated, bootstrap, |item| {
-            f64::from(u8::from(item.says_fake() == item.is_fake))
-        }),
+        accuracy: metrics::accuracy(&run.calibrated, bootstrap),
         log_loss: metrics::mean(&run.calibrated, bootstrap, |item| item.loss),
     }
 }

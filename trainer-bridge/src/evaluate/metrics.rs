@@ -152,7 +152,7 @@ pub fn measure(items: &[Scored], bootstrap: &Bootstrap) -> Measures {
         n_real,
         n_fake,
         n_groups: n_groups(items),
-        accuracy: mean(items, bootstrap, |item| f64::from(u8::from(item.says_fake() == item.is_fake))),
+        accuracy: accuracy(items, bootstrap),
         log_loss: mean(items, bootstrap, |item| item.loss),
         auc: bootstrap.estimate(items, |weights| ranking.auc(weights)),
         eer: match &points {
@@ -173,6 +173,12 @@ pub fn measure(items: &[Scored], bootstrap: &Bootstrap) -> Measures {
 /// How many groups items come from.
 pub fn n_groups(items: &[Scored]) -> usize {
     items.iter().map(|item| item.group).collect::<std::collections::BTreeSet<_>>().len()
+}
+
+/// The share of items that score >= 0.5 decides rightly.
+pub fn accuracy(items: &[Scored], bootstrap: &Bootstrap) -> Estimate {
+    let is_right = |item: &Scored| f64::from(u8::from(item.says_fake() == item.is_fake));
+    bootstrap.share(items, &items.iter().map(is_right).collect::<Vec<_>>(), NOTHING)
 }
 
 /// The mean of a number that each item has.

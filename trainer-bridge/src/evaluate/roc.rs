@@ -1,7 +1,7 @@
 //! How well scores rank fakes above reals: ROC, AUC, equal error rate, rates at fixed points.
 
 use super::figure::Figure;
-use super::metrics::{NO_FAKES, NO_REALS, Scored, one_class};
+use super::metrics::{Scored, one_class};
 
 /// A point of the ROC: what happens when everything from some rank on counts as fake.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,10 +96,4 @@ pub fn false_alarms_at(points: &[Point], recall: f64) -> f64 {
 /// The most fakes that a threshold with at most `false_alarms` finds.
 pub fn recall_at(points: &[Point], false_alarms: f64) -> f64 {
     points.iter().rev().find(|p| p.false_alarms <= false_alarms).map_or(0.0, |p| p.recall)
-}
-
-/// The weighted share of a class's items that `says`, 0 or 1 for each, holds for.
-pub fn weighted_share(says: &[f64], weights: &[f64], is_fake: bool) -> Figure {
-    let part = says.iter().zip(weights).map(|(says, weight)| says * weight).sum();
-    Figure::share(part, weights.iter().sum(), if is_fake { NO_FAKES } else { NO_REALS })
 }

@@ -191,7 +191,8 @@ fn definitions(evaluation: &Evaluation) -> String {
          <li>AUC counts ties as halves. Crops are ranked by log odds, faces and videos by mean scores. Equal error rate: where the ROC, \
          points joined by lines, has as many false alarms as misses.</li>\n\
          <li>Intervals hold 95 % of {} resamples of whole groups (percentile bootstrap, seed {}). Resamples without one of the \
-         classes are left out; where that is most of them there is no interval.</li>\n\
+         classes are left out; where that is most of them, and where all resamples give the same, there is no interval. For a share of 0 or 100 % it is \
+         Clopper and Pearson's, with a group counted as one trial.</li>\n\
          <li>Calibration curves and ECE: {N_CALIBRATION_BINS} bins of equal width, and as many of equal count; the ECE is the mean \
          over items of |mean score − share of fakes| of their bin.</li>\n\
          <li>Histogram of losses: bins of {LOSS_BIN}, the last one with all that is larger.</li>\n\
