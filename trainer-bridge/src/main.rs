@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer_bridge::evaluate;
+use trainer_bridge::evaluate::command as evaluate;
+use trainer_bridge::train::command as train;
+use trainer_bridge::train::training::TrainError;
 
-/// Trains, measures, quantizes, packs and flashes the classifiers that candor runs.
+/// Trains, measures and exports the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -15,19 +17,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Evaluate(evaluate::command::Args),
+    Train(Box<train::TrainArgs>),
+    LrFind(train::LrFindArgs),
+    TrainSpeed(train::SpeedArgs),
+    Evaluate(Box<evaluate::Args>),
 }
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let done = match Cli::parse().command {
-        Command::Evaluate(args) => evaluate::command::run(&args),
+    let outcome = match Cli::parse().command {
+        Command::Train(args) => train::train(&args),
+        Command::LrFind(args) => train::find(&args),
+        Command::TrainSpeed(args) => train::measure(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
     };
-    match done {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("trainer-bridge: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(TrainError::Interrupted { .. }) => ExitCode::from(train::INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -27,6 +27,21 @@ pub fn put_back(store: &VarStore, saved: &BTreeMap<String, Tensor>) -> Result<()
     Ok(())
 }
 
+/// Tensors under longer names.
+pub fn named(prefix: &str, tensors: BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    tensors.into_iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
+}
+
+/// Takes the tensors whose names start with `prefix`, under what follows.
+pub fn taken(tensors: &mut BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
+    let names: Vec<String> = tensors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+    let take = |name: String| {
+        let tensor = tensors.remove(&name);
+        tensor.map(|tensor| (name[prefix.len()..].to_owned(), tensor))
+    };
+    names.into_iter().filter_map(take).collect()
+}
+
 /// Exponential moving mean of weights and running statistics.
 pub struct Ema {
     decay: f64,
