@@ -205,3 +205,22 @@ fn what_is_wrong_is_said() {
     let occupied = message(&mut train(&data, &run, &BUSY));
     assert!(occupied.contains("expected an empty folder"), "{occupied}");
 }
+
+#[test]
+fn cudas_library_is_loaded_from_where_it_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let library = scratch.path().join("libtorch_cuda.so");
+    let source = ["-shared", "-x", "c", "/dev/null", "-o"];
+    assert!(Command::new("cc").args(source).arg(&library).status().unwrap().success());
+    let error = |folder: &Path| {
+        let mut command = program(&["train", "--device", "cuda:99", "--run", "none"]);
+        let output = command.env("LD_LIBRARY_PATH", folder).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let found = error(scratch.path());
+    assert!(found.contains(&format!("{} is loaded", library.display())), "{found}");
+    fs::write(&library, "not a library").unwrap();
+    let broken = error(scratch.path());
+    assert!(broken.contains("can't be loaded"), "{broken}");
+}

@@ -80,7 +80,10 @@ pub fn choose(name: &str) -> Result<(Device, String), DeviceError> {
         return Ok((Device::Cpu, line));
     }
     let hint = match library {
-        Some(library) => format!("{} is loaded: is there a GPU with a driver?", library.display()),
+        Some(library) if maps().contains(CUDA_LIBRARY) => {
+            format!("{} is loaded: is there a GPU with a driver?", library.display())
+        }
+        Some(library) => format!("{} can't be loaded: the line of ld.so above says why", library.display()),
         None => format!(
             "no {CUDA_LIBRARY} beside libtorch or in LD_LIBRARY_PATH: name the lib folder of a CUDA build of torch there"
         ),
@@ -113,9 +116,14 @@ fn find_library() -> Option<PathBuf> {
     candidates.find(|path| path.is_file())
 }
 
+/// What is loaded, one file or more a line; empty where there is no such list.
+fn maps() -> String {
+    fs::read_to_string("/proc/self/maps").unwrap_or_default()
+}
+
 /// Where the libtorch that runs was loaded from.
 fn libtorch_folder() -> Option<PathBuf> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let maps = maps();
     let line = maps.lines().find(|line| line.ends_with("/libtorch_cpu.so"))?;
     Some(Path::new(&line[line.find('/')?..]).parent()?.to_owned())
 }

@@ -30,8 +30,6 @@ const STEPS_FILE: &str = "steps.csv";
 const EPOCHS_FILE: &str = "epochs.csv";
 const CURVES_FILE: &str = "curves.svg";
 const LOG_FILE: &str = "train.log";
-/// Share of the last smoothed loss in the next one.
-const SMOOTHING: f64 = 0.98;
 
 /// Why a run's folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -312,12 +310,13 @@ pub fn load_state(path: &Path) -> Result<(BTreeMap<String, Tensor>, Progress), C
     checkpoint::load(&path.join(STATE_FILE))
 }
 
-/// Exponential mean of y, corrected for its start.
-pub(super) fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+/// Exponential mean of y over a twentieth of the points, corrected for its start.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let share = 1.0 / (points.len() as f64 / 20.0).clamp(2.0, 50.0);
     let (mut mean, mut weight) = (0.0, 0.0);
     let next = |&(x, y): &(f64, f64)| {
-        mean = SMOOTHING * mean + (1.0 - SMOOTHING) * y;
-        weight = SMOOTHING * weight + (1.0 - SMOOTHING);
+        mean += share * (y - mean);
+        weight += share * (1.0 - weight);
         (x, mean / weight)
     };
     points.iter().map(next).collect()

@@ -89,8 +89,9 @@ impl Chart<'_> {
     }
 
     fn x_range(&self) -> Range<f64> {
-        let xs = self.numbers().map(|(x, _)| x);
-        let (low, high) = xs.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
+        let (low, high) = range(self.numbers().map(|(x, _)| x));
+        // Charts below each other line up.
+        let low = if self.is_log_x { low } else { low.min(0.0) };
         match (low < high, low.is_finite()) {
             (true, _) => low..high,
             (false, true) if self.is_log_x => low / 2.0..low * 2.0,
@@ -109,10 +110,20 @@ impl Chart<'_> {
         if self.is_share {
             return 0.0..1.0;
         }
-        let ys = self.numbers().map(|(_, y)| y);
-        let (low, high) = ys.fold((0.0, f64::NEG_INFINITY), |(l, h): (f64, f64), y| (l.min(y), h.max(y)));
-        if high > low { low..low + (high - low) * 1.05 } else { low..low + 1.0 }
+        let (low, high) = range(self.numbers().map(|(_, y)| y));
+        // A sweep's loss hardly moves for most of it, and its level is of no interest.
+        let low = if self.is_log_x { low } else { low.min(0.0) };
+        match (high > low, low.is_finite()) {
+            (true, true) => low..high + (high - low) * 0.05,
+            (_, true) => low - 0.5..low + 0.5,
+            (_, false) => 0.0..1.0,
+        }
     }
+}
+
+/// The least and the greatest; infinite the wrong way round without a number.
+fn range(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
+    numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), number| (low.min(number), high.max(number)))
 }
 
 /// Steps and learning rates alike need a plain axis with few labels.
@@ -146,6 +157,8 @@ where
     X::CoordDescType: Ranged<ValueType = f64> + plotters::coord::ranged1d::ValueFormatter<f64>,
 {
     let (bottom, top) = (y.start, y.end);
+    // Good shares are high, good losses low.
+    let legend = if chart.is_share { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight };
     let mut context = ChartBuilder::on(area)
         .caption(chart.title, ("sans-serif", 18))
         .margin(10)
@@ -200,7 +213,7 @@ where
     if !chart.lines.is_empty() || !chart.marks.is_empty() {
         context
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(legend)
             .background_style(WHITE.mix(0.8))
             .border_style(RGBColor(200, 200, 200))
             .label_font(("sans-serif", 13))
@@ -212,10 +225,10 @@ where
 
 /// Short, also for very large and very small numbers.
 fn number(value: f64) -> String {
-    if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e6) {
-        format!("{value:.0e}")
+    if value != 0.0 && (value.abs() < 1e-4 || value.abs() >= 1e6) {
+        format!("{value:.1e}").replace(".0e", "e")
     } else {
-        format!("{}", (value * 1e4).round() / 1e4)
+        format!("{}", (value * 1e6).round() / 1e6)
     }
 }
 
