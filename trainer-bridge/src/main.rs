@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use trainer_bridge::evaluate::command as evaluate;
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
 use trainer_bridge::{environment, export, model};
@@ -21,6 +22,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     LrFind(train::LrFindArgs),
     TrainSpeed(train::SpeedArgs),
+    Evaluate(Box<evaluate::Args>),
     Export(export::command::Args),
 }
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train::train(&args),
         Command::LrFind(args) => train::find(&args),
         Command::TrainSpeed(args) => train::measure(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::command::run(&args),
     };
     match outcome {
