@@ -2,5 +2,8 @@
 
 pub mod environment;
 pub mod export;
+pub mod evaluate;
 pub mod manifest;
 pub mod model;
+pub mod plot;
+pub mod train;

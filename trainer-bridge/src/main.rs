@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use trainer_bridge::evaluate::command as evaluate;
+use trainer_bridge::train::command as train;
+use trainer_bridge::train::training::TrainError;
 use trainer_bridge::{environment, export, model};
 
-/// Trains the classifiers that candor runs.
+/// Trains, measures and exports the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -16,21 +19,33 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Weights(model::command::Args),
+    Train(Box<train::TrainArgs>),
+    LrFind(train::LrFindArgs),
+    TrainSpeed(train::SpeedArgs),
+    Evaluate(Box<evaluate::Args>),
     Export(export::command::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     environment::settle();
-    let ran = match cli.command {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let outcome = match cli.command {
         Command::Weights(args) => model::command::run(&args),
+        Command::Train(args) => train::train(&args),
+        Command::LrFind(args) => train::find(&args),
+        Command::TrainSpeed(args) => train::measure(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::command::run(&args),
     };
-    match ran {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("trainer-bridge: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(TrainError::Interrupted { .. }) => ExitCode::from(train::INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
