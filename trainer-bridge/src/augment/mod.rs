@@ -8,6 +8,7 @@ pub mod mask;
 pub mod pseudo;
 pub mod region;
 mod settings;
+mod sheet;
 pub mod tone;
 
 use image::RgbImage;
