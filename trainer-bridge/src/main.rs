@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use trainer_bridge::augment;
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
 
-/// Trains, measures and exports the classifiers that candor runs.
+/// Trains, measures, quantizes, packs and flashes the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -16,18 +17,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Train(Box<train::TrainArgs>),
+    Preview(augment::command::Args),
+    AugmentBench(augment::command::BenchArgs),
     LrFind(train::LrFindArgs),
+    Train(Box<train::TrainArgs>),
     TrainSpeed(train::SpeedArgs),
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Train(args) => train::train(&args),
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let done = match Cli::parse().command {
+        Command::Preview(args) => augment::command::run(&args),
+        Command::AugmentBench(args) => augment::command::run_bench(&args),
         Command::LrFind(args) => train::find(&args),
+        Command::Train(args) => train::train(&args),
         Command::TrainSpeed(args) => train::measure(&args),
     };
-    match outcome {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("trainer-bridge: {error:#}");
