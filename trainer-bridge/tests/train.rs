@@ -13,7 +13,9 @@ use trainer_bridge::train::config::Config;
 use trainer_bridge::train::folder::{EpochRow, StepRow};
 
 /// Small and quick: many small steps, running statistics that keep up with them.
-const SMALL: [&str; 5] = [
+const SMALL: [&str; 6] = [
+    // Landmarks of drawn faces are none.
+    "augment.mask_radius_px.p=0",
     "model.hidden=32",
     "model.batch_norm_momentum=0.1",
     "model.drop_connect=0",

@@ -55,11 +55,8 @@ const RATIOS: [f32; 6] = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0];
 pub fn self_blended(face: Face<'_>, rng: &mut ChaCha8Rng) -> Pseudo {
     let jitter = Jitter::draw(rng);
     let changed = jitter.apply(face.picture);
-    let (source, target) = if rng.random_bool(0.5) {
-        (changed, face.picture.clone())
-    } else {
-        (face.picture.clone(), changed)
-    };
+    let (source, target) =
+        if rng.random_bool(0.5) { (changed, face.picture.clone()) } else { (face.picture.clone(), changed) };
     let moved = nudge(face.landmarks, target.width().max(target.height()) as f32, rng);
     let source = warp(&source, target.dimensions(), |x, y| moved.at([x, y]));
     let mut mask = soft_mask(Outline::draw(rng), face.landmarks, target.dimensions(), rng);
