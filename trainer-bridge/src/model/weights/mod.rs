@@ -105,11 +105,13 @@ fn listed(names: &[String]) -> String {
 /// [`WeightsError`] for a file that is neither, or is damaged.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, WeightsError> {
     let at = || path.to_owned();
+    let unread = |cause| WeightsError::Read { path: at(), cause };
     let tensors = if path.extension().is_some_and(|extension| extension == "safetensors") {
+        std::fs::File::open(path).map_err(unread)?;
         Tensor::read_safetensors(path).map_err(|cause| WeightsError::Torch { path: at(), cause })?
     } else {
-        let bytes = std::fs::read(path).map_err(|cause| WeightsError::Read { path: at(), cause })?;
-        pickle::state_dict(&bytes).map_err(|cause| WeightsError::Pickle { path: at(), cause })?
+        pickle::state_dict(&std::fs::read(path).map_err(unread)?)
+            .map_err(|cause| WeightsError::Pickle { path: at(), cause })?
     };
     Ok(tensors.into_iter().collect())
 }
@@ -128,15 +130,17 @@ pub fn load_imagenet(variables: &VarStore, spec: &Spec, path: &Path) -> Result<N
         path: path.to_owned(),
         found: listed(&tensors.keys().cloned().collect::<Vec<_>>()),
     })?;
-    let description = Description::new(spec);
-    let backbone: Vec<_> = pairs(
-        &description,
-        |block_idx| block_idx < description.n_blocks,
-        |layer| naming.folders(&description, layer),
-    );
+    let backbone = backbone_names(spec, naming);
     let found = fill(variables, &tensors, &backbone, |name| naming.is_left_out(name));
     mismatch(found, path, spec, naming.word())?;
     Ok(naming)
+}
+
+/// The names (own, `naming`'s) of every variable of the backbone of `spec`'s network, in its order.
+pub fn backbone_names(spec: &Spec, naming: Naming) -> Vec<(String, String)> {
+    let description = Description::new(spec);
+    let is_backbone = |block_idx| block_idx < description.n_blocks;
+    pairs(&description, is_backbone, |layer| naming.folders(&description, layer))
 }
 
 /// Fills every variable of `spec`'s network from a checkpoint of this program.
