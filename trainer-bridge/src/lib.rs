@@ -3,6 +3,8 @@
 pub mod environment;
 pub mod export;
 pub mod evaluate;
+pub mod augment;
+pub mod landmarks;
 pub mod manifest;
 pub mod model;
 pub mod plot;
