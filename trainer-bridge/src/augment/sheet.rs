@@ -9,7 +9,7 @@ const GAP_PX: u32 = 4;
 const LABEL_PX: u32 = 200;
 
 /// Rows of tiles of one size.
-pub struct Sheet {
+pub(super) struct Sheet {
     tile_px: u32,
     width_px: u32,
     rows: Vec<RgbImage>,
@@ -17,13 +17,13 @@ pub struct Sheet {
 
 impl Sheet {
     /// With room for `n_columns` tiles of `tile_px`.
-    pub fn new(tile_px: u32, n_columns: usize) -> Self {
+    pub(super) fn new(tile_px: u32, n_columns: usize) -> Self {
         let n_columns = u32::try_from(n_columns).unwrap_or(u32::MAX / (tile_px + GAP_PX) - LABEL_PX);
         Sheet { tile_px, width_px: LABEL_PX + n_columns * (tile_px + GAP_PX), rows: Vec::new() }
     }
 
     /// Adds a row with its name on the left.
-    pub fn row(&mut self, name: &str, tiles: impl Iterator<Item = RgbImage>) {
+    pub(super) fn row(&mut self, name: &str, tiles: impl Iterator<Item = RgbImage>) {
         let mut row = RgbImage::from_pixel(self.width_px, self.tile_px + GAP_PX, Rgb([24; 3]));
         write(&mut row, (8, self.tile_px / 2), name);
         for (tile, column) in tiles.zip(0_i64..) {
@@ -37,7 +37,7 @@ impl Sheet {
     ///
     /// # Errors
     /// [`image::ImageError`].
-    pub fn save(&self, path: &Path) -> image::ImageResult<()> {
+    pub(super) fn save(&self, path: &Path) -> image::ImageResult<()> {
         let pitch_px = self.tile_px + GAP_PX;
         let n_rows = u32::try_from(self.rows.len()).unwrap_or(0);
         let mut sheet = RgbImage::new(self.width_px, n_rows * pitch_px);

@@ -17,19 +17,28 @@ pub fn mixed(over: &RgbImage, under: &RgbImage, mask: &Plane) -> RgbImage {
     mix
 }
 
-/// `over` with its gradients where `mask` isn't 0 and meeting `under` at the edge of that; `under` elsewhere. Pérez et al.,
-/// "Poisson Image Editing" (2003): what is added to `over` is harmonic and is `under - over` outside.
+/// Most that [`seamless`] adds to a value: hair or a collar at the edge must not colour the whole face.
+const MOST_ADDED: f32 = 45.0;
+
+/// `over` with its gradients where `mask` is over .5 and meeting `under` at the edge of that; `under` elsewhere. Pérez et
+/// al., "Poisson Image Editing" (2003): what is added to `over` is harmonic and is `under - over` outside, here at most
+/// [`MOST_ADDED`].
 pub fn seamless(over: &RgbImage, under: &RgbImage, mask: &Plane) -> RgbImage {
     let differences = over.pixels().zip(under.pixels());
     let mut added: Vec<[f32; 3]> =
-        differences.map(|(o, u)| [0, 1, 2].map(|k| f32::from(u.0[k]) - f32::from(o.0[k]))).collect();
-    let is_inside: Vec<bool> = mask.values.iter().map(|v| *v > 0.0).collect();
+        differences.map(|(o, u)| [0, 1, 2].map(|k| difference(u.0[k], o.0[k]))).collect();
+    let is_inside: Vec<bool> = mask.values.iter().map(|v| *v > 0.5).collect();
     membrane(&mut added, &is_inside, mask.width);
-    let mut blend = over.clone();
-    for (pixel, added) in blend.pixels_mut().zip(added) {
-        pixel.0 = [0, 1, 2].map(|k| to_byte(f32::from(pixel.0[k]) + added[k]));
+    let mut blend = under.clone();
+    let pixels = blend.pixels_mut().zip(over.pixels()).zip(added).zip(is_inside);
+    for (((pixel, over), added), _) in pixels.filter(|(_, inside)| *inside) {
+        pixel.0 = [0, 1, 2].map(|k| to_byte(f32::from(over.0[k]) + added[k]));
     }
     blend
+}
+
+fn difference(under: u8, over: u8) -> f32 {
+    (f32::from(under) - f32::from(over)).clamp(-MOST_ADDED, MOST_ADDED)
 }
 
 /// Below this side a level of [`membrane`] has none beneath.

@@ -3,10 +3,9 @@
 use fast_image_resize::FilterType;
 use image::RgbImage;
 use rand::Rng;
-use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::super::call::resized;
+use super::super::call::{filters, resized};
 use super::super::region::Plane;
 use super::super::tone;
 
@@ -88,7 +87,7 @@ pub fn match_colors(picture: &mut RgbImage, like: &RgbImage, mask: &Plane, stren
     // A spread that is next to nothing would turn noise into blotches.
     let line: [(f32, f32); 3] = std::array::from_fn(|k| {
         let ((mean, spread), (aim, aim_spread)) = (own[k], other[k]);
-        let factor = if spread > 0.0 { (aim_spread / spread).clamp(0.6, 1.6) } else { 1.0 };
+        let factor = if spread > 0.0 { (aim_spread / spread).clamp(0.7, 1.35) } else { 1.0 };
         (narrow(factor), narrow(aim - factor * mean))
     });
     for (pixel, _) in picture.pixels_mut().zip(&mask.values).filter(|(_, weight)| **weight > 0.0) {
@@ -127,14 +126,6 @@ pub struct Jitter {
     sharpness: Sharpness,
 }
 
-const FILTERS: [FilterType; 5] = [
-    FilterType::Box,
-    FilterType::Bilinear,
-    FilterType::CatmullRom,
-    FilterType::Mitchell,
-    FilterType::Lanczos3,
-];
-
 impl Jitter {
     /// For a blend of a face with itself: something always changes, as without it there would be no fake.
     pub fn draw(rng: &mut ChaCha8Rng) -> Self {
@@ -163,12 +154,12 @@ impl Jitter {
 
     fn colors(amount: f32, rng: &mut ChaCha8Rng) -> Self {
         let mut within = |most: f32| rng.random_range(-most..=most) * amount;
-        let lift = within(14.0);
+        let lift = within(10.0);
         Jitter {
-            shift: [0, 1, 2].map(|_| lift + within(10.0)),
-            contrast: 1.0 + within(0.15),
-            saturation: 1.0 + within(0.3),
-            hue_degrees: within(6.0),
+            shift: [0, 1, 2].map(|_| lift + within(6.0)),
+            contrast: 1.0 + within(0.12),
+            saturation: 1.0 + within(0.2),
+            hue_degrees: within(4.0),
             sharpness: Sharpness::Same,
         }
     }
@@ -218,8 +209,8 @@ impl Jitter {
 }
 
 fn resample(least: f32, rng: &mut ChaCha8Rng) -> Sharpness {
-    let filter = |rng: &mut ChaCha8Rng| *FILTERS.choose(rng).unwrap_or(&FilterType::Bilinear);
-    Sharpness::Resampled(rng.random_range(least..=0.9), filter(rng), filter(rng))
+    let (shrink, grow) = filters(rng);
+    Sharpness::Resampled(rng.random_range(least..=0.9), shrink, grow)
 }
 
 fn mean(picture: &RgbImage) -> [f32; 3] {

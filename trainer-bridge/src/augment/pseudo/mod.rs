@@ -47,12 +47,37 @@ pub struct Pseudo {
 const MOST_SHIFT: f32 = 0.025;
 const MOST_GROWTH: f32 = 0.05;
 const MOST_TURN_DEGREES: f32 = 1.5;
+/// A fake that differs by this much of 255 in this part of its pixels can be told from its real.
+const LEAST_CHANGE: u8 = 8;
+const LEAST_CHANGED: f32 = 0.01;
+const MOST_TRIES: usize = 8;
 /// How much of the blended-in face shows; whole faces most of the time (the paper's ratios).
 const RATIOS: [f32; 6] = [0.25, 0.5, 0.75, 1.0, 1.0, 1.0];
 
 /// `face` with a changed copy of itself blended in. Either the copy or what it is blended into has its colours and
 /// sharpness changed; the copy is moved and resized a little; the mask is a bent part of the face with soft edges.
 pub fn self_blended(face: Face<'_>, rng: &mut ChaCha8Rng) -> Pseudo {
+    until_seen(rng, |rng| blended(face, rng))
+}
+
+/// Tries again where nothing would be seen: a fake that is its real would teach that nothing means anything.
+fn until_seen(rng: &mut ChaCha8Rng, mut make: impl FnMut(&mut ChaCha8Rng) -> Pseudo) -> Pseudo {
+    let mut pseudo = make(rng);
+    for _ in 1..MOST_TRIES {
+        let pairs = pseudo.real.pixels().zip(pseudo.fake.pixels());
+        let is_changed = |(a, b): &(&image::Rgb<u8>, &image::Rgb<u8>)| {
+            a.0.iter().zip(b.0).any(|(a, b)| a.abs_diff(b) >= LEAST_CHANGE)
+        };
+        let n_changed = pairs.filter(is_changed).count();
+        if n_changed as f32 >= LEAST_CHANGED * pseudo.mask.values.len() as f32 {
+            break;
+        }
+        pseudo = make(rng);
+    }
+    pseudo
+}
+
+fn blended(face: Face<'_>, rng: &mut ChaCha8Rng) -> Pseudo {
     let jitter = Jitter::draw(rng);
     let changed = jitter.apply(face.picture);
     let (source, target) =
@@ -84,6 +109,10 @@ fn nudge(landmarks: &Landmarks, side: f32, rng: &mut ChaCha8Rng) -> Affine {
 /// The donor's face over the target's. It is bent onto the target's landmarks, made as soft or as coarse as a generator's
 /// output, given the target's colours and blended in, by its soft mask or by its gradients.
 pub fn swapped(target: Face<'_>, donor: Face<'_>, rng: &mut ChaCha8Rng) -> Pseudo {
+    until_seen(rng, |rng| swap(target, donor, rng))
+}
+
+fn swap(target: Face<'_>, donor: Face<'_>, rng: &mut ChaCha8Rng) -> Pseudo {
     let size_px = target.picture.dimensions();
     let to_donor = Similarity::fit(target.landmarks, donor.landmarks);
     // How much of the donor's own shape goes: a swap of identity leaves a little of it.
@@ -99,7 +128,7 @@ pub fn swapped(target: Face<'_>, donor: Face<'_>, rng: &mut ChaCha8Rng) -> Pseud
     let outline = Outline::draw_for_swap(rng);
     let mut mask = soft_mask(outline, target.landmarks, size_px, rng);
     let is_seamless = rng.random_bool(0.4);
-    let strength = if is_seamless { rng.random_range(0.0..=1.0) } else { rng.random_range(0.75..=1.0) };
+    let strength = if is_seamless { rng.random_range(0.6..=1.0) } else { rng.random_range(0.75..=1.0) };
     match_colors(&mut face, target.picture, &mask, strength);
     Jitter::draw_for_swap(rng).apply_to(&mut face);
     if is_seamless {

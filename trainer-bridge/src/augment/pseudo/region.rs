@@ -77,11 +77,11 @@ impl Outline {
                 .reduce(|a, b| hull(&[a, b].concat()))
                 .into_iter()
                 .collect(),
-            Outline::Mouth => vec![grown(&landmarks[48..60], 1.35)],
+            Outline::Mouth => vec![grown(&landmarks[48..60], 1.6)],
             Outline::Parts => vec![
-                grown(&landmarks[36..42], 1.7),
-                grown(&landmarks[42..48], 1.7),
-                grown(&landmarks[48..60], 1.3),
+                grown(&landmarks[36..42], 2.2),
+                grown(&landmarks[42..48], 2.2),
+                grown(&landmarks[48..60], 1.5),
             ],
         }
     }
@@ -110,7 +110,7 @@ pub fn soft_mask(
         _ => 1.0,
     };
     let mut sigma = |least: f32, most: f32| rng.random_range(least..=most) * part * face_px;
-    let (first, second) = (sigma(0.004, 0.045), sigma(0.008, 0.055));
+    let (first, second) = (sigma(0.004, 0.035), sigma(0.008, 0.055));
     let mut mask = blurred(&bent, first);
     mask.values.iter_mut().for_each(|v| *v = f32::from(u8::from(*v > 0.999)));
     if mask.values.iter().all(|v| *v == 0.0) {
