@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Stages never name each other; they meet in the files of [`MEETINGS`].
 const STAGES: [&str; 6] = ["source", "preprocess", "detect", "track", "classify", "verdict"];
 /// Where stages may meet, by the first part of a path below `src`.
-const MEETINGS: [&str; 4] = ["pipeline.rs", "scan.rs", "report", "fuzzing.rs"];
+const MEETINGS: [&str; 5] = ["pipeline.rs", "follow.rs", "scan.rs", "report", "fuzzing.rs"];
 /// What else may name a stage: file, stage, why.
 const NAMED_ELSEWHERE: [(&str, &str, &str); 4] = [
     ("bundle", "verdict", "a manifest holds the limits that a verdict is made by"),
