@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use trainer_bridge::evaluate::command as evaluate;
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
-use trainer_bridge::{environment, export, model};
+use trainer_bridge::{augment, environment, export, ingest, model};
 
 /// Trains, measures and exports the classifiers that candor runs.
 #[derive(Debug, Parser)]
@@ -18,7 +18,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Ingest(Box<ingest::command::Args>),
     Weights(model::command::Args),
+    Preview(augment::command::Args),
+    AugmentBench(augment::command::BenchArgs),
     Train(Box<train::TrainArgs>),
     LrFind(train::LrFindArgs),
     TrainSpeed(train::SpeedArgs),
@@ -31,7 +34,10 @@ fn main() -> ExitCode {
     environment::settle();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let outcome = match cli.command {
+        Command::Ingest(args) => ingest::command::run(&args),
         Command::Weights(args) => model::command::run(&args),
+        Command::Preview(args) => augment::command::run(&args),
+        Command::AugmentBench(args) => augment::command::run_bench(&args),
         Command::Train(args) => train::train(&args),
         Command::LrFind(args) => train::find(&args),
         Command::TrainSpeed(args) => train::measure(&args),

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::optimizer::Adam;
 use super::schedule::Cycle;
+use crate::augment;
 use crate::model::{NormMode, Spec, SpecError};
 
 /// The default recipe, which explains every key.
@@ -48,6 +49,9 @@ pub enum ConfigError {
     /// A network that can't be.
     #[error("model: {0}")]
     Spec(#[from] SpecError),
+    /// An augmentation that can't be.
+    #[error(transparent)]
+    Augment(#[from] augment::SettingsError),
 }
 
 /// A recipe. `default.toml` says what each key means.
@@ -61,6 +65,7 @@ pub struct Config {
     #[serde(default)]
     pub data: Vec<Data>,
     pub sampler: Sampler,
+    pub augment: augment::Settings,
     pub loader: Loader,
     pub optimizer: Optimizer,
     pub schedule: Schedule,
@@ -237,6 +242,7 @@ impl Config {
         let below_one = |value: f64| (0.0..1.0).contains(&value);
         let is_rate = |value: f64| value > 0.0 && value <= 100.0;
         self.spec()?;
+        self.augment.check()?;
         for data in &self.data {
             let is_weight = data.weight.is_finite() && data.weight >= 0.0;
             check(is_weight, "data.weight", "a number >= 0", &data.weight)?;
@@ -305,6 +311,7 @@ mod tests {
         assert_eq!((config.optimizer.head_lr, config.optimizer.base_lr), (1e-3, 1e-4));
         assert_eq!((config.finetune.epochs, config.finetune.lr), (5, 5e-4));
         assert_eq!(config.schedule.cycle.peak_at, 0.2);
+        assert_eq!(config.augment, augment::Settings::paper());
     }
 
     #[test]
@@ -346,11 +353,13 @@ mod tests {
         config.model.drop_connect = Some(0.0);
         config.model.batch_norm_momentum = Some(0.0);
         config.data.push(Data { folder: "x".into(), weight: 1.0, pseudo: true });
-        for line in config.to_toml().lines() {
-            let Some((key, _)) = line.split_once(" = ") else { continue };
-            let is_there =
-                DEFAULT.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} =")));
-            assert!(is_there, "{key} isn't in default.toml");
+        let is_there = |text: &str| DEFAULT.lines().any(|line| line.contains(text));
+        for line in config.to_toml().lines().filter(|line| !line.is_empty()) {
+            let name = match line.split_once(" = ") {
+                Some((key, _)) => key,
+                None => line.trim_matches(['[', ']']).rsplit('.').next().unwrap(),
+            };
+            assert!(is_there(&format!("{name} = ")) || is_there(line), "{line} isn't in default.toml");
         }
     }
 }

@@ -8,14 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candor::geom::Rect;
 use candor::resample::Resampler;
 use image::RgbImage;
+use rand::seq::IndexedRandom as _;
+use rand_chacha::ChaCha8Rng;
 
-use super::config::Config;
+use super::config::{Config, Data};
 use super::loader::{Batch, LoadError};
 use super::sampler::{Candidate, Fake, Pair, stream};
+use crate::augment::pseudo::{self, Face};
+use crate::augment::{Augmenter, SettingsError};
+use crate::landmarks::{self, LandmarkError, Landmarks};
 use crate::manifest::{self, Label, ManifestError, Row, Split};
 
 /// The epoch of validation's pseudo-fakes in [`stream`]; no training has that many.
 const VALIDATION_EPOCH: u64 = 0xff_ffff;
+
+/// Crops that are looked at for a swap's donor.
+const N_DONORS: usize = 64;
 
 /// Why datasets can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +42,12 @@ pub enum DatasetError {
         /// The group.
         group: String,
     },
+    /// Landmarks can't be had.
+    #[error(transparent)]
+    Landmarks(#[from] LandmarkError),
+    /// Augmentations that can't be.
+    #[error(transparent)]
+    Augment(#[from] SettingsError),
     /// Nothing to validate with.
     #[error("no crop for validation in any dataset")]
     NoValidation,
@@ -43,8 +57,12 @@ pub enum DatasetError {
 struct Crop {
     path: PathBuf,
     label: Label,
+    /// With the dataset's index, as names of groups hold within one.
+    group: (usize, String),
     dataset_idx: usize,
     can_be_pseudo: bool,
+    /// Where a mask or a pseudo-fake may need them.
+    landmarks: Option<Landmarks>,
 }
 
 /// One validation picture.
@@ -61,6 +79,7 @@ pub struct Dataset {
     validation: Vec<Look>,
     size_px: u32,
     seed: u64,
+    augmenter: Augmenter,
     cache: Cache,
 }
 
@@ -79,6 +98,7 @@ impl Dataset {
             validation: Vec::new(),
             size_px: config.model.size_px,
             seed: config.seed,
+            augmenter: Augmenter::new(&config.augment)?,
             cache: Cache::new(config.loader.cache_mib.saturating_mul(1 << 20)),
         };
         for (dataset_idx, data) in config.data.iter().enumerate() {
@@ -86,17 +106,26 @@ impl Dataset {
             if let Some(group) = leak(&rows) {
                 return Err(DatasetError::Leak { folder: data.folder.clone(), group });
             }
-            for row in &rows {
+            let landmarks = landmarks_of(config, data, &rows)?;
+            for (row, landmarks) in rows.iter().zip(landmarks) {
                 let crop_idx = dataset.crops.len();
+                let can_be_pseudo = data.pseudo && row.label == Label::Real && landmarks.is_some();
                 dataset.crops.push(Crop {
                     path: data.folder.join(&row.crop),
                     label: row.label,
+                    group: (dataset_idx, row.group.clone()),
                     dataset_idx,
-                    can_be_pseudo: false,
+                    can_be_pseudo,
+                    landmarks,
                 });
                 match row.split {
                     Split::Train => dataset.training.push(crop_idx),
-                    Split::Validation => dataset.validation.push(Look { crop_idx, is_pseudo: false }),
+                    Split::Validation => {
+                        dataset.validation.push(Look { crop_idx, is_pseudo: false });
+                        if config.sampler.pseudo_validation && can_be_pseudo {
+                            dataset.validation.push(Look { crop_idx, is_pseudo: true });
+                        }
+                    }
                 }
             }
         }
@@ -142,17 +171,59 @@ impl Dataset {
         Ok(batch)
     }
 
+    /// Each picture goes through augmentations of its own, but for a self-blended pair: there both go through the same,
+    /// so that nothing but the blending tells them apart.
     fn pair(
         &self,
         pair: Pair,
-        [_real, _fake]: [rand_chacha::ChaCha8Rng; 2],
+        [mut real_rng, mut fake_rng]: [ChaCha8Rng; 2],
     ) -> Result<[RgbImage; 2], LoadError> {
-        let real = self.picture(self.training[pair.real])?;
-        let fake = match pair.fake {
-            Fake::Crop(idx) => self.picture(self.training[idx])?,
-            Fake::SelfBlended | Fake::Swapped(_) => unreachable!(),
+        let real = &self.crops[self.training[pair.real]];
+        let real_picture = self.picture(self.training[pair.real])?;
+        let (real_plan, fake_plan) = (self.augmenter.draw(&mut real_rng), self.augmenter.draw(&mut fake_rng));
+        let landmarks = real.landmarks.as_ref();
+        let finish = |picture: &RgbImage| real_plan.apply(picture, landmarks, self.size_px);
+        let fake = match (pair.fake, landmarks) {
+            (Fake::Crop(idx), _) => {
+                let crop_idx = self.training[idx];
+                let landmarks = self.crops[crop_idx].landmarks.as_ref();
+                fake_plan.apply(&*self.picture(crop_idx)?, landmarks, self.size_px)
+            }
+            (Fake::SelfBlended, Some(landmarks)) => {
+                let face = Face { picture: &real_picture, landmarks };
+                let pair = pseudo::self_blended(face, &mut fake_rng);
+                return Ok([finish(&pair.real), finish(&pair.fake)]);
+            }
+            (Fake::Swapped, Some(landmarks)) => {
+                let target = Face { picture: &real_picture, landmarks };
+                let swapped = match self.donor(real, landmarks, &mut fake_rng) {
+                    Some((crop_idx, donor)) => {
+                        let donor_picture = self.picture(crop_idx)?;
+                        let donor = Face { picture: &donor_picture, landmarks: donor };
+                        pseudo::swapped(target, donor, &mut fake_rng)
+                    }
+                    None => pseudo::self_blended(target, &mut fake_rng),
+                };
+                fake_plan.apply(&swapped.fake, Some(landmarks), self.size_px)
+            }
+            (_, None) => unreachable!("only crops with landmarks become pseudo-fakes"),
         };
-        Ok([self.resized(&real), self.resized(&fake)])
+        Ok([finish(&real_picture), fake])
+    }
+
+    /// The face most like `landmarks` among some real training crops of other groups; `None` where there is none.
+    fn donor(
+        &self,
+        target: &Crop,
+        landmarks: &Landmarks,
+        rng: &mut ChaCha8Rng,
+    ) -> Option<(usize, &Landmarks)> {
+        let drawn = (0..N_DONORS).filter_map(|_| self.training.choose(rng));
+        let drawn = drawn.map(|&crop_idx| (crop_idx, &self.crops[crop_idx]));
+        let others = drawn.filter(|(_, crop)| crop.can_be_pseudo && crop.group != target.group);
+        let faces = others.filter_map(|(crop_idx, crop)| Some((crop_idx, crop.landmarks.as_ref()?)));
+        let unlikeness = |donor: &Landmarks| pseudo::unlikeness(landmarks, donor);
+        faces.min_by(|(_, a), (_, b)| unlikeness(a).total_cmp(&unlikeness(b)))
     }
 
     /// Validation pictures `looks`, resized and nothing else.
@@ -162,9 +233,16 @@ impl Dataset {
     pub fn validation_batch(&self, looks: Range<usize>) -> Result<Batch, LoadError> {
         let mut batch = Batch::default();
         for look in &self.validation[looks] {
-            let picture = self.picture(look.crop_idx)?;
-            batch.pictures.push(self.resized(&picture));
-            let label = if look.is_pseudo { Label::Fake } else { self.crops[look.crop_idx].label };
+            let (picture, crop) = (self.picture(look.crop_idx)?, &self.crops[look.crop_idx]);
+            let (picture, label) = match &crop.landmarks {
+                Some(landmarks) if look.is_pseudo => {
+                    let mut rng = stream(self.seed, VALIDATION_EPOCH, look.crop_idx as u64);
+                    let face = Face { picture: &picture, landmarks };
+                    (self.resized(&pseudo::self_blended(face, &mut rng).fake), Label::Fake)
+                }
+                _ => (self.resized(&picture), crop.label),
+            };
+            batch.pictures.push(picture);
             batch.classes.push(i64::from(label == Label::Fake));
         }
         Ok(batch)
@@ -186,6 +264,20 @@ impl Dataset {
         let whole = Rect { x: 0.0, y: 0.0, w: width_px as f32, h: height_px as f32 };
         Resampler::default().area(picture, &whole, self.size_px)
     }
+}
+
+/// Landmarks of `rows` as far as the recipe needs them: masks are drawn round all training crops, pseudo-fakes made of
+/// real ones.
+fn landmarks_of(config: &Config, data: &Data, rows: &[Row]) -> Result<Vec<Option<Landmarks>>, LandmarkError> {
+    let has_masks = config.augment.mask_radius_px.p > 0.0;
+    let has_pseudo = data.pseudo && config.sampler.pseudo_share > 0.0;
+    let is_needed = |row: &Row| match row.split {
+        Split::Train => data.weight > 0.0 && (has_masks || has_pseudo && row.label == Label::Real),
+        Split::Validation => data.pseudo && config.sampler.pseudo_validation && row.label == Label::Real,
+    };
+    let needed: Vec<Row> = rows.iter().filter(|row| is_needed(row)).cloned().collect();
+    let mut found = landmarks::of_dataset(&data.folder, &needed)?.into_iter();
+    Ok(rows.iter().map(|row| if is_needed(row) { found.next() } else { None }).collect())
 }
 
 /// A group that is in both splits.

@@ -1,6 +1,5 @@
 //! Which crops an epoch shows, in which order: as many fakes as reals, whatever the datasets hold.
 
-use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -37,8 +36,8 @@ pub enum Fake {
     Crop(usize),
     /// The pair's real crop, blended with a changed copy of itself.
     SelfBlended,
-    /// The pair's real crop with the face of this one.
-    Swapped(usize),
+    /// The pair's real crop with the face of another one.
+    Swapped,
 }
 
 /// One real and one fake: what an epoch is made of, so that every batch holds as many of both.
@@ -127,7 +126,7 @@ impl Sampler {
         let n_crops = self.n_pairs - n_pseudo;
         let mut pairs = Vec::with_capacity(self.n_pairs);
         for (pseudo_idx, real) in self.pseudo.draw(n_pseudo, &mut rng).into_iter().enumerate() {
-            let fake = if pseudo_idx < n_swaps { self.swap(real, &mut rng) } else { Fake::SelfBlended };
+            let fake = if pseudo_idx < n_swaps { Fake::Swapped } else { Fake::SelfBlended };
             pairs.push(Pair { real, fake });
         }
         let reals = self.reals.draw(n_crops, &mut rng);
@@ -135,13 +134,6 @@ impl Sampler {
         pairs.extend(reals.into_iter().zip(fakes).map(|(real, fake)| Pair { real, fake: Fake::Crop(fake) }));
         pairs.shuffle(&mut rng);
         pairs
-    }
-
-    /// A swap with any other crop; a pool of one leaves only the crop itself.
-    fn swap(&self, real: usize, rng: &mut ChaCha8Rng) -> Fake {
-        let all: usize = self.pseudo.len();
-        let donor = self.pseudo.nth(rng.random_range(0..all));
-        if donor == real { Fake::SelfBlended } else { Fake::Swapped(donor) }
     }
 }
 
@@ -182,16 +174,6 @@ impl Pool {
         self.datasets.iter().map(|(_, members)| members.len()).sum()
     }
 
-    fn nth(&self, mut idx: usize) -> usize {
-        for (_, members) in &self.datasets {
-            if idx < members.len() {
-                return members[idx];
-            }
-            idx -= members.len();
-        }
-        unreachable!("idx is below len()")
-    }
-
     /// `n` crops in random order; no crop of a dataset comes k + 1 times before all of them came k times.
     fn draw(&self, n: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
         let mut drawn = Vec::with_capacity(n);
@@ -214,6 +196,8 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+
+    use rand::Rng as _;
 
     use super::*;
 
@@ -269,12 +253,8 @@ mod tests {
         let share = PseudoShare { of_fakes: 0.5, of_swaps: 0.4 };
         let pairs = Sampler::new(1, &candidates(40, 10, 0), &[1.0], share, 40).unwrap().epoch(0);
         assert_eq!(crops(&pairs).count(), 20);
-        let swaps =
-            pairs.iter().filter_map(|p| if let Fake::Swapped(d) = p.fake { Some((p.real, d)) } else { None });
-        let swaps: Vec<_> = swaps.collect();
-        // A donor that is the crop itself leaves a self-blended pair.
-        assert!((6..=8).contains(&swaps.len()), "{swaps:?}");
-        assert!(swaps.iter().all(|(real, donor)| real != donor && *donor < 40));
+        assert_eq!(pairs.iter().filter(|pair| pair.fake == Fake::Swapped).count(), 8);
+        assert!(pairs.iter().all(|pair| pair.real < 40));
     }
 
     #[test]
