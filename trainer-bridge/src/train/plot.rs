@@ -123,7 +123,8 @@ impl Chart<'_> {
 
 /// The least and the greatest; infinite the wrong way round without a number.
 fn range(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
-    numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), number| (low.min(number), high.max(number)))
+    numbers
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), number| (low.min(number), high.max(number)))
 }
 
 /// Steps and learning rates alike need a plain axis with few labels.
@@ -158,7 +159,8 @@ where
 {
     let (bottom, top) = (y.start, y.end);
     // Good shares are high, good losses low.
-    let legend = if chart.is_share { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight };
+    let legend =
+        if chart.is_share { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight };
     let mut context = ChartBuilder::on(area)
         .caption(chart.title, ("sans-serif", 18))
         .margin(10)
