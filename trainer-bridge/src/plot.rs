@@ -11,8 +11,9 @@ const BOTTOM: f64 = 52.0;
 const LEGEND_LINE: f64 = 20.0;
 /// Mean width of a character of the legend's and the labels' size, a little generous.
 const CHARACTER: f64 = 7.6;
-/// Height of a row of [`intervals`].
-const ROW: f64 = 26.0;
+/// Height of a series in a row of [`intervals`], and of the space between rows.
+const SERIES: f64 = 9.0;
+const GAP: f64 = 9.0;
 
 /// How an axis is spaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,19 +386,20 @@ pub fn intervals(
     let longest = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let legend = Legend::new(series.iter().map(|(tone, label)| (*tone, *label, Sample::Dot)));
     let top = legend.height + 8.0;
-    let bottom = top + ROW * rows.len() as f64;
+    let row_height = SERIES * series.len() as f64 + GAP;
+    let bottom = top + row_height * rows.len() as f64;
     let left = (CHARACTER * longest as f64 + 20.0).clamp(LEFT, WIDTH / 2.0);
     let area = Area { left, right: WIDTH - RIGHT, top, bottom, x, y: x };
     let mut svg = open(description, bottom + BOTTOM);
     svg += &area.x_axis();
     for (row, (name, numbers)) in rows.iter().enumerate() {
-        let middle = top + ROW * (row as f64 + 0.5);
+        let middle = top + row_height * (row as f64 + 0.5);
         let name = escape(&shortened(name, left));
         let _ =
             write!(svg, r#"<text class="end" x="{:.1}" y="{:.1}">{name}</text>"#, left - 8.0, middle + 4.0);
         let n_numbers = numbers.len().max(1) as f64;
         for (idx, interval) in numbers.iter().enumerate() {
-            let y = middle + (idx as f64 - (n_numbers - 1.0) / 2.0) * 9.0;
+            let y = middle + (idx as f64 - (n_numbers - 1.0) / 2.0) * SERIES;
             let _ = write!(svg, r#"<g class="{}">"#, interval.tone.class());
             match &interval.number {
                 Ok((number, range)) => {

@@ -11,7 +11,7 @@ use super::prediction::Prediction;
 use super::roc::Ranking;
 
 /// The C that the support vector machine chooses from.
-const CS: [f64; 5] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+const CS: [f64; 6] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 /// Folds by which it chooses.
 const N_FOLDS: usize = 3;
 /// The probes' C: they have few features, and need no restraint.

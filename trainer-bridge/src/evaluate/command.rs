@@ -253,10 +253,10 @@ fn measured_by_network(
         Some(n) => n,
         None => std::thread::available_parallelism().context("asking for the number of cores")?,
     };
-    let (device, line) = device::choose(&args.device)?;
-    if let (Device::Cpu, Ok(n)) = (device, i32::try_from(n_threads.get())) {
+    if let Ok(n) = i32::try_from(n_threads.get()) {
         tch::set_num_threads(n);
     }
+    let (device, line) = device::choose(&args.device)?;
     eprintln!("{line}");
     let (_variables, network) = checkpoint::load(folder, device)?;
     let (measured, train) = crops(args, folders)?;

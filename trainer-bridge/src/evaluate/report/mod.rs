@@ -145,9 +145,11 @@ fn calibration(evaluation: &Evaluation) -> String {
         evaluation.aim.min_scores, evaluation.aim.min_face_px,
     );
     html += &tables::verdicts(evaluation);
-    html += "<p>Temperature and bias are fitted on crops, and calibrate crops. The mean over a face's crops is less extreme than \
+    if !matches!(evaluation.calibration, Calibrated::Not { .. }) {
+        html += "<p>Temperature and bias are fitted on crops, and calibrate crops. The mean over a face's crops is less extreme than \
              the chance that the face is fake, and a video's highest face is higher than a single one: their curves leave the \
              diagonal, and the thresholds, which are chosen on means, make up for it.</p>\n";
+    }
     html + &plots::reliability(evaluation)
 }
 
@@ -172,7 +174,7 @@ fn runs(evaluation: &Evaluation) -> String {
     if evaluation.comparison.len() == 1 {
         html += "<p>Nothing else was measured beside this run.</p>\n";
     } else {
-        html += "<p>Accuracy and log loss are calibrated, each run by its own cross-fit. <em>Behind</em> is how much higher the \
+        html += "<p>Accuracy and log loss are calibrated, each run by its own cross-fit (as trained where none is possible). <em>Lead</em> is how much higher the \
                  first run's AUC is, on the same resamples of groups: an interval above 0 is a difference that these groups \
                  show. Runs may find faces in other videos than the first one.</p>\n";
         html += &plots::runs(evaluation);

@@ -270,7 +270,16 @@ pub(super) fn runs(evaluation: &Evaluation) -> String {
             ]
         };
         let rows: Vec<_> = evaluation.comparison.iter().map(row).collect();
-        let head = ["Run", "Reals", "Fakes", "AUC", "Behind", "Equal error rate", "Accuracy", "Log loss"];
+        let head = [
+            "Run",
+            "Reals",
+            "Fakes",
+            "AUC",
+            "Lead of the first run",
+            "Equal error rate",
+            "Accuracy",
+            "Log loss",
+        ];
         html += &table(&format!("Runs, by {}", level.word()), &head, &rows);
     }
     html
