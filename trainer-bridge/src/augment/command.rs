@@ -88,8 +88,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         sheet.row(name, shown);
     }
     for again in 0..3 {
-        let blended: Vec<_> =
-            crops.iter().zip(0..).map(|(crop, k)| self_blended(crop.face(), &mut rng(100 + again, k))).collect();
+        let blended: Vec<_> = crops
+            .iter()
+            .zip(0..)
+            .map(|(crop, k)| self_blended(crop.face(), &mut rng(100 + again, k)))
+            .collect();
         pseudo_rows(&mut sheet, "self-blended", &blended);
     }
     for again in 0..3 {
@@ -223,8 +226,7 @@ fn crops(args: &FaceArgs) -> anyhow::Result<Vec<Crop>> {
     let step = (pictures.len() / args.faces.max(1)).max(1);
     let mut crops = Vec::new();
     for (path, is_crop) in pictures.iter().step_by(step) {
-        let picture =
-            image::open(path).with_context(|| format!("reading {}", path.display()))?.into_rgb8();
+        let picture = image::open(path).with_context(|| format!("reading {}", path.display()))?.into_rgb8();
         let mut boxes = vec![candor::geom::Rect {
             x: 0.0,
             y: 0.0,

@@ -81,7 +81,8 @@ impl Augmenter {
         if rng.random_bool(settings.scale.p) {
             geometry.scale = [0, 1].map(|_| between(&settings.scale, rng));
         }
-        let logarithms = |chance: &Chance| Chance { least: chance.least.ln(), most: chance.most.ln(), ..*chance };
+        let logarithms =
+            |chance: &Chance| Chance { least: chance.least.ln(), most: chance.most.ln(), ..*chance };
         Plan {
             geometry,
             brightness: drawn(&settings.brightness, rng).unwrap_or(0.5),
@@ -126,12 +127,20 @@ fn between(chance: &Chance, rng: &mut ChaCha8Rng) -> f32 {
     rng.random_range(chance.least..=chance.most)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast to a byte saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float cast to a byte saturates"
+)]
 fn to_byte(value: f32) -> u8 {
     value.round() as u8
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast to an integer saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float cast to an integer saturates"
+)]
 fn to_side(value: f32) -> u32 {
     value.round().max(1.0) as u32
 }

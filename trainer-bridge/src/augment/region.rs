@@ -68,8 +68,8 @@ pub fn fill(plane: &mut Plane, corners: &[[f32; 2]], value: f32) {
         }
         crossings.sort_by(f32::total_cmp);
         for span in crossings.chunks_exact(2) {
-            let [from, to] = [span[0], span[1]]
-                .map(|x| ((x - 0.5).ceil().max(0.0) as usize).min(plane.width));
+            let [from, to] =
+                [span[0], span[1]].map(|x| ((x - 0.5).ceil().max(0.0) as usize).min(plane.width));
             plane.values[y * plane.width..][from..to.max(from)].fill(value);
         }
     }

@@ -108,7 +108,8 @@ fn start_from_coarse(values: &mut [[f32; 3]], is_inside: &[bool], width: usize) 
     for idx in (0..values.len()).filter(|idx| is_inside[*idx]) {
         // A pixel's centre lies a quarter of a cell from its cell's: bilinear weights 9, 3, 3, 1.
         let place = |at: usize, n: usize| {
-            let other = if at.is_multiple_of(2) { (at / 2).saturating_sub(1) } else { (at / 2 + 1).min(n - 1) };
+            let other =
+                if at.is_multiple_of(2) { (at / 2).saturating_sub(1) } else { (at / 2 + 1).min(n - 1) };
             (at / 2, other)
         };
         let ((x, u), (y, v)) = (place(idx % width, columns), place(idx / width, rows));

@@ -13,11 +13,8 @@ use super::super::tone;
 pub type Lab = [f32; 3];
 
 const WHITE: [f32; 3] = [0.950_47, 1.0, 1.088_83];
-const TO_XYZ: [[f32; 3]; 3] = [
-    [0.412_456, 0.357_576, 0.180_437],
-    [0.212_673, 0.715_152, 0.072_175],
-    [0.019_334, 0.119_192, 0.950_304],
-];
+const TO_XYZ: [[f32; 3]; 3] =
+    [[0.412_456, 0.357_576, 0.180_437], [0.212_673, 0.715_152, 0.072_175], [0.019_334, 0.119_192, 0.950_304]];
 const TO_RGB: [[f32; 3]; 3] = [
     [3.240_454, -1.537_139, -0.498_531],
     [-0.969_266, 1.876_011, 0.041_556],
@@ -56,7 +53,11 @@ fn dot(a: [f32; 3], b: [f32; 3]) -> f32 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float cast to a byte saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float cast to a byte saturates"
+)]
 pub(super) fn to_byte(value: f32) -> u8 {
     value.round() as u8
 }

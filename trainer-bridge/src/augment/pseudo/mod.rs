@@ -80,11 +80,8 @@ fn until_seen(rng: &mut ChaCha8Rng, mut make: impl FnMut(&mut ChaCha8Rng) -> Pse
 fn blended(face: Face<'_>, rng: &mut ChaCha8Rng) -> Pseudo {
     let jitter = Jitter::draw(rng);
     let changed = jitter.apply(face.picture);
-    let (source, target) = if rng.random_bool(0.5) {
-        (changed, face.picture.clone())
-    } else {
-        (face.picture.clone(), changed)
-    };
+    let (source, target) =
+        if rng.random_bool(0.5) { (changed, face.picture.clone()) } else { (face.picture.clone(), changed) };
     let moved = nudge(face.landmarks, target.width().max(target.height()) as f32, rng);
     let source = warp(&source, target.dimensions(), |x, y| moved.at([x, y]));
     let mut mask = soft_mask(Outline::draw(rng), face.landmarks, target.dimensions(), rng);

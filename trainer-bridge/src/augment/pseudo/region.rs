@@ -45,7 +45,8 @@ impl Outline {
     /// For a swap: what holds an identity.
     pub fn draw_for_swap(rng: &mut ChaCha8Rng) -> Self {
         let forehead = rng.random_range(0.0..=0.4);
-        let all = [Outline::Whole { forehead }, Outline::Whole { forehead: 0.0 }, Outline::Inner, Outline::Lower];
+        let all =
+            [Outline::Whole { forehead }, Outline::Whole { forehead: 0.0 }, Outline::Inner, Outline::Lower];
         *all.choose_weighted(rng, |outline| if *outline == Outline::Lower { 1 } else { 3 }).unwrap_or(&all[0])
     }
 

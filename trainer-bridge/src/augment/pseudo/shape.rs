@@ -74,10 +74,14 @@ impl Spline {
         let [width, height] = [size_px.0 as f32, size_px.1 as f32];
         let mut points = from.to_vec();
         // Only what the rigid map leaves is splined; on the border nothing is left.
-        let mut rests: Vec<[f32; 2]> = from.iter().zip(to).map(|(f, t)| {
-            let at = rigid.at(*f);
-            [t[0] - at[0], t[1] - at[1]]
-        }).collect();
+        let mut rests: Vec<[f32; 2]> = from
+            .iter()
+            .zip(to)
+            .map(|(f, t)| {
+                let at = rigid.at(*f);
+                [t[0] - at[0], t[1] - at[1]]
+            })
+            .collect();
         for x in [0.0, 0.5, 1.0] {
             for y in [0.0, 0.5, 1.0] {
                 if (x, y) != (0.5, 0.5) {
@@ -176,6 +180,7 @@ fn solve(points: &[[f64; 2]], rests: &[[f32; 2]]) -> Vec<[f64; 2]> {
             }
         }
     }
-    let weight = |i: usize| [0, 1].map(|k| if rows[i][i] == 0.0 { 0.0 } else { rows[i][size + k] / rows[i][i] });
+    let weight =
+        |i: usize| [0, 1].map(|k| if rows[i][i] == 0.0 { 0.0 } else { rows[i][size + k] / rows[i][i] });
     (0..size).map(weight).collect()
 }
