@@ -3,7 +3,11 @@
 //!
 //!     cargo run -p trainer-bridge --example landmark_area PICTURE...
 
-#![allow(clippy::unwrap_used, clippy::missing_docs_in_private_items, reason = "a measurement, not a part of the program")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_docs_in_private_items,
+    reason = "a measurement, not a part of the program"
+)]
 
 use candor::detect::{Mtcnn, Settings};
 use candor::engine::Engine;
@@ -19,7 +23,8 @@ fn main() {
     let mut detector = Mtcnn::new(&engine, Settings::default()).unwrap();
     let mut landmarker = Landmarker::new(&engine).unwrap();
     let seens: Vec<f32> = (0..8_u8).map(|k| 0.65 + 0.05 * f32::from(k)).collect();
-    let (mut n_faces, mut apart, mut moved) = (0.0_f32, vec![0.0_f32; seens.len()], vec![0.0_f32; seens.len()]);
+    let (mut n_faces, mut apart, mut moved) =
+        (0.0_f32, vec![0.0_f32; seens.len()], vec![0.0_f32; seens.len()]);
     for path in std::env::args().skip(1) {
         let picture = image::open(&path).unwrap().into_rgb8();
         for face in detector.detect(&picture).unwrap() {

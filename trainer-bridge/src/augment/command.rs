@@ -95,12 +95,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .collect();
         pseudo_rows(&mut sheet, "self-blended", &blended);
     }
-    for again in 0..3 {
+    for (again, skip) in (0..3).zip(0..) {
         let swaps: Vec<_> = crops
             .iter()
             .zip(0..)
             .filter_map(|(crop, k)| {
-                let donor = donor(&crops, crop, again as usize)?;
+                let donor = donor(&crops, crop, skip)?;
                 Some(swapped(crop.face(), donor.face(), &mut rng(200 + again, k)))
             })
             .collect();

@@ -141,3 +141,58 @@ fn parse(line: &str) -> Option<(String, Landmarks)> {
     landmarks.as_flattened_mut().iter_mut().zip(&numbers).for_each(|(to, from)| *to = *from);
     is_whole.then_some((crop, landmarks))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Label, Split};
+
+    fn row(crop: &str) -> Row {
+        Row {
+            crop: crop.into(),
+            video: String::new(),
+            source: String::new(),
+            group: String::new(),
+            method: String::new(),
+            condition: String::new(),
+            track: 0,
+            frame: 0,
+            pts_ns: 0,
+            x: 0.0,
+            y: 0.0,
+            w: 0.0,
+            h: 0.0,
+            confidence: 1.0,
+            label: Label::Real,
+            split: Split::Train,
+        }
+    }
+
+    #[test]
+    fn landmarks_are_computed_once_and_after_a_kill_go_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let face = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/landmarks.png");
+        let rows = [row("a.png"), row("b.png"), row("a.png")];
+        for row in &rows {
+            fs::copy(&face, folder.path().join(&row.crop)).unwrap();
+        }
+        let first = of_dataset(folder.path(), &rows).unwrap();
+        assert_eq!((first.len(), first[0]), (3, first[2]));
+        // With the crops gone, only the sidecar can answer.
+        fs::remove_file(folder.path().join("a.png")).unwrap();
+        assert_eq!(of_dataset(folder.path(), &rows).unwrap(), first);
+        // A line that was cut short at any place is computed again, and nothing else.
+        let path = folder.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines.len(), 2);
+        for cut in [1, 2, 7, lines[1].len() - 2] {
+            fs::write(&path, format!("{}\n{}", lines[0], &lines[1][..lines[1].len() - cut])).unwrap();
+            assert_eq!(of_dataset(folder.path(), &rows).unwrap(), first, "cut by {cut}");
+        }
+        fs::write(folder.path().join("c.png"), "no picture").unwrap();
+        let error = of_dataset(folder.path(), &[row("c.png")]).unwrap_err().to_string();
+        assert!(error.contains("c.png"), "{error}");
+    }
+}
