@@ -9,6 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use trainer_bridge::manifest::{self, Label};
 use trainer_bridge::train::config::Config;
 use trainer_bridge::train::folder::{EpochRow, StepRow};
 
@@ -114,6 +115,31 @@ fn a_seed_repeats_with_any_number_of_threads() {
     assert!(one.len() >= 20);
     assert_eq!(losses("three", "loader.threads=3"), one);
     assert_ne!(losses("other", "seed=2"), one);
+}
+
+#[test]
+fn real_crops_alone_train_with_pseudo_fakes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("toy");
+    toy::write(&data, 12, 64, 7);
+    let mut crops = manifest::read(&data).unwrap();
+    crops.retain(|row| row.label == Label::Real);
+    manifest::write(&data, &crops).unwrap();
+    let (run, settings) =
+        (scratch.path().join("run"), ["sampler.swap_share=0.5", "sampler.pseudo_validation=true"]);
+    let refused = train(&data, &run, &[&BUSY[..], &settings].concat()).output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no fake crop to train with"));
+    let epochs = |name: &str, threads: &str| {
+        let run = scratch.path().join(name);
+        let more = ["sampler.pseudo_share=1", "finetune.epochs=0", threads];
+        succeed(&mut train(&data, &run, &[&BUSY[..], &settings, &more].concat()));
+        fs::read(run.join("epochs.csv")).unwrap()
+    };
+    let one = epochs("one", "loader.threads=1");
+    assert_eq!(epochs("three", "loader.threads=3"), one);
+    // Validation has both classes: its AUC is a number.
+    let last: EpochRow = rows(&scratch.path().join("one/epochs.csv")).pop().unwrap();
+    assert!((0.0..=1.0).contains(&last.auc), "{last:?}");
 }
 
 #[test]

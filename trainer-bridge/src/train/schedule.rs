@@ -61,7 +61,6 @@ fn half_cosine(start: f64, end: f64, position: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::train::config::Config;
 
     /// Written by `trainer-bridge/tests/reference/training.py` from fast.ai's published definition.
@@ -74,11 +73,13 @@ mod tests {
         assert_eq!(lines.next(), Some("step,n_steps,head_lr,base_lr,momentum"));
         let mut n_points = 0;
         for line in lines {
-            let numbers: Vec<f64> = line.split(',').map(|text| text.parse().unwrap()).collect();
-            let point = cycle.at(numbers[0] as u64, numbers[1] as u64);
+            let (at, numbers) = line.split_at(line.match_indices(',').nth(1).unwrap().0);
+            let (step_idx, n_steps) = at.split_once(',').unwrap();
+            let point = cycle.at(step_idx.parse().unwrap(), n_steps.parse().unwrap());
+            let expected: Vec<f64> = numbers[1..].split(',').map(|text| text.parse().unwrap()).collect();
             let config = Config::default().optimizer;
             let found = [config.head_lr * point.lr_factor, config.base_lr * point.lr_factor, point.momentum];
-            for (found, expected) in found.into_iter().zip(&numbers[2..]) {
+            for (found, expected) in found.into_iter().zip(&expected) {
                 assert!((found - expected).abs() <= 1e-12 * expected, "{line}: {found}");
             }
             n_points += 1;
