@@ -4,6 +4,7 @@ pub mod augment;
 pub mod environment;
 pub mod evaluate;
 pub mod export;
+pub mod files;
 pub mod ingest;
 pub mod landmarks;
 pub mod manifest;
