@@ -1,5 +1,14 @@
 //! Labelled videos in, a classifier that candor runs and an honest report out.
 
+pub mod augment;
+pub mod environment;
+pub mod evaluate;
+pub mod export;
+pub mod files;
 pub mod ingest;
+pub mod landmarks;
 pub mod manifest;
+pub mod model;
+pub mod plot;
 pub mod review;
+pub mod train;

@@ -1,11 +1,14 @@
-//! `trainer-bridge`: what turns labelled videos into a bundle that candor runs.
+//! `trainer-bridge`: what turns labelled videos into a classifier that candor runs.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer_bridge::{ingest, review};
+use trainer_bridge::evaluate::command as evaluate;
+use trainer_bridge::train::command as train;
+use trainer_bridge::train::training::TrainError;
+use trainer_bridge::{augment, environment, export, ingest, model, review};
 
-/// Turns labelled videos into classifiers that candor runs.
+/// Trains, measures and exports the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -17,19 +20,40 @@ struct Cli {
 enum Command {
     Ingest(Box<ingest::command::Args>),
     Review(review::command::Args),
+    Weights(model::command::Args),
+    Preview(augment::command::Args),
+    AugmentBench(augment::command::BenchArgs),
+    Train(Box<train::TrainArgs>),
+    LrFind(train::LrFindArgs),
+    TrainSpeed(train::SpeedArgs),
+    Evaluate(Box<evaluate::Args>),
+    Export(export::command::Args),
 }
 
 fn main() -> ExitCode {
+    let cli = Cli::parse();
+    environment::settle();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let done = match &Cli::parse().command {
-        Command::Ingest(args) => ingest::command::run(args),
-        Command::Review(args) => review::command::run(args),
+    let outcome = match cli.command {
+        Command::Ingest(args) => ingest::command::run(&args),
+        Command::Review(args) => review::command::run(&args),
+        Command::Weights(args) => model::command::run(&args),
+        Command::Preview(args) => augment::command::run(&args),
+        Command::AugmentBench(args) => augment::command::run_bench(&args),
+        Command::Train(args) => train::train(&args),
+        Command::LrFind(args) => train::find(&args),
+        Command::TrainSpeed(args) => train::measure(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Export(args) => export::command::run(&args),
     };
-    match done {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("trainer-bridge: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(TrainError::Interrupted { .. }) => ExitCode::from(train::INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use super::inputs::{self, PhotoGroup};
 use super::merge::{self, Merged, RealPersons};
 use super::plan::{Plan, Settings};
 use super::run::{self, Options, Shard, Tally};
-use super::write_whole;
+use crate::files;
 use crate::manifest::{self, Split};
 use crate::review::decisions;
 
@@ -332,8 +332,7 @@ fn write_pairs(folder: &Path, pairs: &[Pair]) -> anyhow::Result<()> {
     for pair in pairs {
         writer.serialize(pair)?;
     }
-    let name = duplicates::FILE;
-    Ok(write_whole(&folder.join(name), &folder.join(format!("{name}.new")), &writer.into_inner()?)?)
+    Ok(files::replace(&folder.join(duplicates::FILE), &writer.into_inner()?)?)
 }
 
 fn print_list(what: &str, list: &[(String, String)]) {
