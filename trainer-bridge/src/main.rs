@@ -1,20 +1,32 @@
-//! `trainer-bridge`: what turns labelled videos into a bundle that candor runs. No step of it is built yet.
+//! `trainer-bridge`: what turns labelled videos into a bundle that candor runs.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use trainer_bridge::pack::command as pack;
 
-/// Will train, measure, quantize, pack and flash the classifiers that candor runs.
-///
-/// No command exists yet: this program does nothing but print this text. Planned, in this order: take
-/// face crops from labelled videos with candor's own detector and cropper; augment them; train a
-/// classifier; measure it per face, per frame and per video; quantize it to int8; export it as ONNX; pack
-/// it as a signed bundle; flash the bundle onto a device.
-///
-/// Until then `candor` runs its built-in bundle, whose classifier has never been trained, or the one
-/// that `candor scan --bundle DIR` names.
+/// Packs and signs the classifiers that candor runs.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, arg_required_else_help = true)]
-struct Cli {}
+#[command(version, max_term_width = 100)]
+struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
 
-fn main() {
-    Cli::parse();
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    Keygen(pack::Keygen),
+    KeyList(pack::MakeKeyList),
+    Pack(pack::Pack),
+    Sign(pack::Sign),
+}
+
+fn main() -> anyhow::Result<()> {
+    env_logger::init();
+    match Cli::parse().command {
+        Command::Keygen(args) => pack::keygen(&args),
+        Command::KeyList(args) => pack::key_list(&args),
+        Command::Pack(args) => pack::make(&args),
+        Command::Sign(args) => pack::add_signature(&args),
+    }
 }
