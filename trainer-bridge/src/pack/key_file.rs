@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use argon2::{Algorithm, Argon2, Params};
-use candor::bundle::{PublicKey, from_hex, to_hex};
+use candor::bundle::{KeyId, PublicKey, from_hex, to_hex};
 use chacha20poly1305::aead::{Aead as _, Payload};
 use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305};
 use ed25519_dalek::SigningKey;
@@ -40,7 +40,7 @@ pub enum KeyError {
     },
     /// The passphrase is wrong, or the file was changed.
     #[error("private key {0}: the passphrase is wrong, or the file was changed")]
-    Passphrase(PublicKey),
+    Passphrase(KeyId),
     /// The passphrase is too short to keep anything.
     #[error("passphrase: expected at least {0} bytes")]
     Short(usize),
@@ -148,7 +148,7 @@ pub fn open(path: &Path, passphrase: &str) -> Result<SigningKey, KeyError> {
     let private = file
         .cipher(passphrase, &salt)?
         .decrypt(&nonce.into(), payload)
-        .map_err(|_| KeyError::Passphrase(file.public))?;
+        .map_err(|_| KeyError::Passphrase(file.public.id()))?;
     let private = Zeroizing::new(private);
     let bytes: &[u8; 32] =
         private.as_slice().try_into().map_err(|_| wrong("32 bytes", private.len().to_string()))?;
