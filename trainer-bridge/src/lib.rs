@@ -9,6 +9,7 @@ pub mod ingest;
 pub mod landmarks;
 pub mod manifest;
 pub mod model;
+pub mod pack;
 pub mod plot;
 pub mod review;
 pub mod train;

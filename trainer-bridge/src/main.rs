@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trainer_bridge::evaluate::command as evaluate;
+use trainer_bridge::pack::command as pack;
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
 use trainer_bridge::{augment, environment, export, ingest, model, review};
 
-/// Trains, measures and exports the classifiers that candor runs.
+/// Trains, measures, exports and packs the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -28,6 +29,10 @@ enum Command {
     TrainSpeed(train::SpeedArgs),
     Evaluate(Box<evaluate::Args>),
     Export(export::command::Args),
+    Keygen(pack::Keygen),
+    KeyList(pack::MakeKeyList),
+    Pack(pack::Pack),
+    Sign(pack::Sign),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,10 @@ fn main() -> ExitCode {
         Command::TrainSpeed(args) => train::measure(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::command::run(&args),
+        Command::Keygen(args) => pack::keygen(&args),
+        Command::KeyList(args) => pack::key_list(&args),
+        Command::Pack(args) => pack::make(&args),
+        Command::Sign(args) => pack::add_signature(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
