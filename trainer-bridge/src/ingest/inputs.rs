@@ -219,7 +219,7 @@ mod tests {
         let error = videos(folder.path()).unwrap_err().to_string();
         assert!(error.contains(METADATA) && error.contains("found none"), "{error}");
         for (text, expected) in
-            [("{}", "at least one"), ("{\"a\":{\"label\":\"MAYBE\"}}", "MAYBE"), ("[", "EOF")]
+            [("{}", "at least one"), ("{\"a\":{\"label\":\"MAYBE\"}}", "MAYBE"), ("{", "EOF")]
         {
             fs::write(folder.path().join(METADATA), text).unwrap();
             let error = videos(folder.path()).unwrap_err().to_string();

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -19,11 +19,15 @@ use crate::ingest::condition::Condition;
 
 /// Most bytes that the page may send at once.
 const MAX_BODY_BYTES: usize = 1 << 16;
-/// Everything that the page needs is in this one file.
-const PAGE: &str = include_str!("page.html");
+/// The page's parts: path, type, text.
+const PARTS: [(&str, &str, &str); 3] = [
+    ("/", "text/html; charset=utf-8", include_str!("page.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page.css")),
+    ("/page.js", "text/javascript; charset=utf-8", include_str!("page.js")),
+];
 /// Lets nothing in from elsewhere, and nobody frame the page.
-const POLICY: &str = "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; \
-                      script-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const POLICY: &str = "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'self'; \
+                      script-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// A face, or one crop of it.
 type Target = (String, u32, Option<u64>);
@@ -70,8 +74,11 @@ pub fn app(folder: PathBuf, faces: Vec<Face>, decided: Vec<Decision>, port: u16)
         hosts: [format!("127.0.0.1:{port}"), format!("localhost:{port}")],
     };
     let review = Arc::new(review);
-    Router::new()
-        .route("/", get(|| async { Html(PAGE) }))
+    let mut router = Router::new();
+    for (path, kind, text) in PARTS {
+        router = router.route(path, get(async move || ([(header::CONTENT_TYPE, kind)], text)));
+    }
+    router
         .route("/faces", get(all_faces))
         .route("/decisions", get(all_decisions).post(decide))
         .route("/picture/{*file}", get(picture))
