@@ -80,7 +80,8 @@ impl Stopwatch {
     }
 }
 
-fn thread_cpu_time() -> Duration {
+/// Processor time that this thread has taken.
+pub fn thread_cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }

@@ -19,7 +19,7 @@ use trainer_bridge::evaluate::roc::Ranking;
 use trainer_bridge::manifest::Label;
 
 fn golden(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(file)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
 }
 
 fn expected() -> Value {

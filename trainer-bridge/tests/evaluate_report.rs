@@ -197,7 +197,7 @@ fn a_run_becomes_a_report() {
 }
 
 fn golden() -> String {
-    format!("{}/tests/goldens/predictions.csv", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/tests/golden/predictions.csv", env!("CARGO_MANIFEST_DIR"))
 }
 
 #[test]

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     /// Written by `trainer-bridge/tests/reference/training.py` in numpy.
-    const GOLDEN: &str = include_str!("../../tests/goldens/adamw.csv");
+    const GOLDEN: &str = include_str!("../../tests/golden/adamw.csv");
     const ADAM: Adam = Adam { beta2: 0.99, epsilon: 1e-5, weight_decay: 0.01 };
 
     fn values(tensor: &Tensor) -> Vec<f64> {

@@ -64,7 +64,7 @@ mod tests {
     use crate::train::config::Config;
 
     /// Written by `trainer-bridge/tests/reference/training.py` from fast.ai's published definition.
-    const GOLDEN: &str = include_str!("../../tests/goldens/one_cycle.csv");
+    const GOLDEN: &str = include_str!("../../tests/golden/one_cycle.csv");
 
     #[test]
     fn the_default_cycle_is_fast_ais() {

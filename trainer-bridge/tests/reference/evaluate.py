@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the goldens of trainer-bridge's `evaluate` into tests/goldens/: predictions of a made-up network and what
+"""Write the goldens of trainer-bridge's `evaluate` into tests/golden/: predictions of a made-up network and what
 scikit-learn, scipy and numpy say of them. Needs the packages of requirements.txt beside this script; run it after a
 change of what is measured, and look at what changed:
 
@@ -30,7 +30,7 @@ from sklearn.metrics import (
 )
 from sklearn.svm import LinearSVC
 
-GOLDENS = Path(__file__).resolve().parent.parent / "goldens"
+GOLDENS = Path(__file__).resolve().parent.parent / "golden"
 N_GROUPS, N_CROPS, SEED = 24, 5, 7
 RECALLS, FALSE_ALARMS = [0.5, 0.8, 0.9, 0.95], [0.01, 0.05, 0.1]
 N_BINS = 15

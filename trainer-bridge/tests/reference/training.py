@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-GOLDENS = pathlib.Path(__file__).parent.parent / "goldens"
+GOLDENS = pathlib.Path(__file__).parent.parent / "golden"
 
 
 def sched_cos(start, end, pos):
