@@ -1,3 +1,4 @@
 //! Labelled videos in, a classifier that candor runs and an honest report out.
 
 pub mod manifest;
+pub mod model;

@@ -1,0 +1,12 @@
+//! The classifiers: one description for each network, which training runs through libtorch and `export` writes as ONNX.
+
+pub mod checkpoint;
+pub mod description;
+mod input;
+mod network;
+mod spec;
+pub mod weights;
+
+pub use input::input;
+pub use network::{Network, NormMode};
+pub use spec::{Backbone, Padding, Spec, SpecError};
