@@ -1,20 +1,34 @@
-//! `trainer-bridge`: what turns labelled videos into a bundle that candor runs. No step of it is built yet.
+//! `trainer-bridge`: what turns labelled videos into a classifier that candor runs.
 
-use clap::Parser;
+use std::process::ExitCode;
 
-/// Will train, measure, quantize, pack and flash the classifiers that candor runs.
-///
-/// No command exists yet: this program does nothing but print this text. Planned, in this order: take
-/// face crops from labelled videos with candor's own detector and cropper; augment them; train a
-/// classifier; measure it per face, per frame and per video; quantize it to int8; export it as ONNX; pack
-/// it as a signed bundle; flash the bundle onto a device.
-///
-/// Until then `candor` runs its built-in bundle, whose classifier has never been trained, or the one
-/// that `candor scan --bundle DIR` names.
+use clap::{Parser, Subcommand};
+use trainer_bridge::{export, model};
+
+/// Trains the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
-struct Cli {}
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
 
-fn main() {
-    Cli::parse();
+#[derive(Debug, Subcommand)]
+enum Command {
+    Weights(model::command::Args),
+    Export(export::command::Args),
+}
+
+fn main() -> ExitCode {
+    let ran = match Cli::parse().command {
+        Command::Weights(args) => model::command::run(&args),
+        Command::Export(args) => export::command::run(&args),
+    };
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trainer-bridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The classifiers: one description for each network, which training runs through libtorch and `export` writes as ONNX.
 
 pub mod checkpoint;
+pub mod command;
 pub mod description;
 mod input;
 mod network;

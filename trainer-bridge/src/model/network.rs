@@ -320,3 +320,24 @@ impl Norm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn drop_connect_drops_whole_pictures_and_keeps_the_mean() {
+        const N_PICTURES: i64 = 4096;
+        let ones = Tensor::ones([N_PICTURES, 3, 2, 2], (Kind::Float, Device::Cpu));
+        let dropped = drop_connect(&ones, 0.25).reshape([N_PICTURES, 12]);
+        let first = dropped.narrow(1, 0, 1);
+        assert_eq!(first.expand_as(&dropped), dropped, "a picture is kept in part");
+        let n_kept = f64::try_from(first.count_nonzero(None)).unwrap();
+        // Five standard deviations of the binomial distribution.
+        assert!((n_kept - 3072.0).abs() < 5.0 * (4096.0f64 * 0.25 * 0.75).sqrt(), "{n_kept}");
+        let scaled = first.max();
+        assert!((f64::try_from(scaled).unwrap() - 1.0 / 0.75).abs() < 1e-6);
+    }
+}

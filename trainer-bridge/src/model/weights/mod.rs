@@ -105,11 +105,13 @@ fn listed(names: &[String]) -> String {
 /// [`WeightsError`] for a file that is neither, or is damaged.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, WeightsError> {
     let at = || path.to_owned();
+    let unread = |cause| WeightsError::Read { path: at(), cause };
     let tensors = if path.extension().is_some_and(|extension| extension == "safetensors") {
+        std::fs::File::open(path).map_err(unread)?;
         Tensor::read_safetensors(path).map_err(|cause| WeightsError::Torch { path: at(), cause })?
     } else {
-        let bytes = std::fs::read(path).map_err(|cause| WeightsError::Read { path: at(), cause })?;
-        pickle::state_dict(&bytes).map_err(|cause| WeightsError::Pickle { path: at(), cause })?
+        pickle::state_dict(&std::fs::read(path).map_err(unread)?)
+            .map_err(|cause| WeightsError::Pickle { path: at(), cause })?
     };
     Ok(tensors.into_iter().collect())
 }

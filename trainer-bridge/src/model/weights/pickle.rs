@@ -291,14 +291,15 @@ impl Machine {
     }
 
     fn last(&mut self, n_values: usize) -> Option<Vec<Value>> {
-        Some(self.stack.split_off(self.stack.len().checked_sub(n_values)?))
+        let values = self.stack.split_off(self.stack.len().checked_sub(n_values)?);
+        shallow(values)
     }
 
     fn since_mark(&mut self) -> Option<Vec<Value>> {
         let mark = self.stack.iter().rposition(|value| matches!(value, Value::Mark))?;
         let values = self.stack.split_off(mark + 1);
         self.stack.pop();
-        Some(values)
+        shallow(values)
     }
 
     fn remember(&mut self, key: i32) -> Option<()> {
@@ -367,6 +368,24 @@ impl Machine {
     }
 }
 
+/// The values, if none nests deeper than a state dict's do, so that dropping them needs little stack.
+fn shallow(values: Vec<Value>) -> Option<Vec<Value>> {
+    const MOST: usize = 8;
+    values.iter().all(|value| value.depth() < MOST).then_some(values)
+}
+
+impl Value {
+    fn depth(&self) -> usize {
+        match self {
+            Value::List(values) => 1 + values.iter().map(Value::depth).max().unwrap_or(0),
+            Value::Dict(pairs) => {
+                1 + pairs.iter().map(|(key, value)| key.depth().max(value.depth())).max().unwrap_or(0)
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// The numbers of a shape or of strides, none negative.
 fn integers(values: &[Value]) -> Option<Vec<i64>> {
     let integer = |value: &Value| match value {
@@ -374,4 +393,54 @@ fn integers(values: &[Value]) -> Option<Vec<i64>> {
         _ => None,
     };
     values.iter().map(integer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of `tests/reference/legacy.py`.
+    const CHECKPOINT: &[u8] = include_bytes!("../../../tests/golden/legacy.pth");
+
+    fn values(tensor: &Tensor) -> Vec<f64> {
+        tensor.to_kind(Kind::Double).reshape([-1]).try_into().unwrap()
+    }
+
+    #[test]
+    fn tensors_are_what_torch_saved() {
+        let tensors: HashMap<_, _> = state_dict(CHECKPOINT).unwrap().into_iter().collect();
+        assert_eq!(tensors.len(), 4);
+        assert_eq!(tensors["transposed"].size(), [3, 2]);
+        assert_eq!(values(&tensors["transposed"]), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(values(&tensors["row"]), [3.0, 4.0, 5.0]);
+        assert_eq!((tensors["half"].kind(), values(&tensors["half"])), (Kind::Half, vec![-0.5, 1.5]));
+        let count = &tensors["count"];
+        assert_eq!((count.kind(), count.size(), values(count)), (Kind::Int64, vec![], vec![7.0]));
+    }
+
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        for end in 0..CHECKPOINT.len() {
+            assert!(state_dict(&CHECKPOINT[..end]).is_err(), "the first {end} bytes were read");
+        }
+        let mut bytes = CHECKPOINT.to_vec();
+        for at in 0..bytes.len() {
+            for change in [1, 0x20, 0x80, 0xff] {
+                bytes[at] ^= change;
+                let _ = state_dict(&bytes);
+                bytes[at] ^= change;
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_state_dict_needs_is_refused() {
+        let pickled = |program: &[u8]| [&CHECKPOINT[..21], b"\x80\x02N.\x80\x02", program].concat();
+        let error = state_dict(&pickled(b"cposix\nsystem\n(X\x02\0\0\0ls\x85R.")).unwrap_err();
+        assert_eq!(error, PickleError::Global("posix.system".into()));
+        let deep = [b")".as_slice(), &[0x85; 100_000], b"."].concat();
+        assert!(matches!(state_dict(&pickled(&deep)), Err(PickleError::Structure { .. })));
+        assert!(matches!(state_dict(b"PK\x03\x04"), Err(PickleError::Format(_))));
+        assert!(matches!(state_dict(b"GIF89a"), Err(PickleError::Format(_))));
+    }
 }

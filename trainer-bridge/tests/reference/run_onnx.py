@@ -1,0 +1,46 @@
+"""Run networks in ONNX Runtime, for the Rust tests to compare with.
+
+    python run_onnx.py FOLDER
+
+FOLDER/jobs.json is a list of {"name", "shape"} and, for one of the scripts' own networks instead of a file, {"member",
+"checkpoint"}. For each job FOLDER/NAME.input, raw f32 little-endian of that shape, goes through FOLDER/NAME.onnx, which
+must pass onnx.checker, or through what models/efficientnet.py makes of the checkpoint with its ImageNet classifier;
+the output is written to FOLDER/NAME.output.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "models"))
+
+import efficientnet
+
+
+def model(job, folder):
+    """Return the checked bytes of a job's network."""
+    if "member" not in job:
+        path = folder / f"{job['name']}.onnx"
+        onnx.checker.check_model(str(path), full_check=True)
+        return path.read_bytes()
+    architecture = efficientnet.ARCHITECTURES[job["member"]]
+    weights = efficientnet.CheckpointWeights(job["checkpoint"], 0, architecture)
+    return efficientnet.build(job["member"], weights, job["shape"][2], imagenet=True).model().SerializeToString()
+
+
+def main():
+    folder = Path(sys.argv[1])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    for job in json.loads((folder / "jobs.json").read_text()):
+        pictures = np.fromfile(folder / f"{job['name']}.input", "<f4").reshape(job["shape"])
+        session = onnxruntime.InferenceSession(model(job, folder), options, providers=["CPUExecutionProvider"])
+        session.run(["logits"], {"input": pictures})[0].astype("<f4").tofile(folder / f"{job['name']}.output")
+
+
+if __name__ == "__main__":
+    main()
