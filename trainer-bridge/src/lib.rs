@@ -3,3 +3,4 @@
 pub mod export;
 pub mod manifest;
 pub mod model;
+pub mod quantize;
