@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer_bridge::{export, model};
+use trainer_bridge::{export, model, quantize};
 
 /// Trains the classifiers that candor runs.
 #[derive(Debug, Parser)]
@@ -17,12 +17,16 @@ struct Cli {
 enum Command {
     Weights(model::command::Args),
     Export(export::command::Args),
+    Quantize(quantize::command::Args),
+    QuantizeCheck(quantize::agreement::Args),
 }
 
 fn main() -> ExitCode {
     let ran = match Cli::parse().command {
         Command::Weights(args) => model::command::run(&args),
         Command::Export(args) => export::command::run(&args),
+        Command::Quantize(args) => quantize::command::run(&args),
+        Command::QuantizeCheck(args) => quantize::agreement::run(&args),
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,

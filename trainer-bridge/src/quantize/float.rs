@@ -87,12 +87,15 @@ impl Float {
 
 fn folded(network: &Network, plan: &Plan) -> Vec<Option<Parameters>> {
     let folded = network.folded();
+    let n_layers = network.description().layers.len();
     let of = |node: &Node| {
-        let is_own = node.layer_idx < network.description().layers.len();
-        let (weight, bias) = folded.weight_and_bias(node.layer_idx).filter(|_| is_own)?;
+        let (weight, bias) = folded.weight_and_bias(node.layer_idx)?;
         Some(Parameters { weight: weight.copy(), bias: bias.copy() })
     };
-    plan.nodes.iter().map(|node| if node.is_product() { of(node) } else { None }).collect()
+    plan.nodes
+        .iter()
+        .map(|node| if node.is_product() && node.layer_idx < n_layers { of(node) } else { None })
+        .collect()
 }
 
 /// A convolution's or a dense layer's sums.
@@ -103,7 +106,7 @@ pub(super) fn product(node: &Node, input: &Tensor, weight: &Tensor, bias: Option
 }
 
 /// The input with what must be added on one side only, and the zeros that a convolution adds on both.
-fn padded(convolution: &Convolution, input: &Tensor) -> (Tensor, [i64; 2]) {
+pub(super) fn padded(convolution: &Convolution, input: &Tensor) -> (Tensor, [i64; 2]) {
     let size = input.size();
     let (rows, columns) = (convolution.pads(size[2]), convolution.pads(size[3]));
     let excess = [columns.1 - columns.0, rows.1 - rows.0];

@@ -3,12 +3,23 @@
 //! [`plan`] says where the bytes are, [`numbers`] what they stand for, [`int8`] computes as the engine does, [`qdq`] writes
 //! the file. [`ranges`] measures tensors on real crops.
 
+pub mod adaround;
+pub mod agreement;
+pub mod command;
+pub mod crops;
+pub mod equalize;
 pub mod float;
+pub mod folder;
 pub mod int8;
 pub mod numbers;
+mod page;
 pub mod plan;
+pub mod qat;
 pub mod qdq;
 pub mod ranges;
+pub mod recipe;
+pub mod refine;
+pub mod sqnr;
 
 use tch::Tensor;
 
