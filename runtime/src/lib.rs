@@ -6,6 +6,7 @@ pub mod classify;
 pub mod config;
 pub mod detect;
 pub mod engine;
+pub mod follow;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;

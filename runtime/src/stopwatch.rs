@@ -66,6 +66,14 @@ impl Stopwatch {
         done
     }
 
+    /// Counts what `other` counts as well.
+    pub fn add(&mut self, other: &Stopwatch) {
+        for stage in Stage::ALL {
+            self.spent[stage as usize] += other.spent[stage as usize];
+            self.n_runs[stage as usize] += other.n_runs[stage as usize];
+        }
+    }
+
     /// What `stage` took, and in how many runs.
     pub fn spent(&self, stage: Stage) -> (Duration, u64) {
         (self.spent[stage as usize], self.n_runs[stage as usize])

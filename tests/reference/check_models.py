@@ -3,7 +3,8 @@
     python tests/reference/check_models.py [--goldens-only]
 
 - every shipped ONNX file passes onnx.checker and runs in ONNX Runtime;
-- the MTCNN networks and the default bundle, rebuilt from the pinned packages, have the committed bytes;
+- the MTCNN networks, the landmarks and the default bundle, rebuilt from the pinned packages, have the committed bytes;
+- the landmarks are those of their network written out in numpy (`landmarks.py`);
 - the manifest's size and SHA-256 are the model's;
 - the int8 Lite0 backbone with its own ImageNet classifier names a cat and an espresso;
 - `goldens.py` writes `.cache/goldens/`, whose format it describes.
@@ -27,6 +28,7 @@ import build as default_bundle
 import convert
 import fetch
 import goldens
+import landmarks
 import mtcnn as reference
 from graph import save
 
@@ -60,7 +62,7 @@ def check_files():
         onnx.checker.check_model(str(path), full_check=True)
         session(str(path))
         print(f"ok: {path.relative_to(REPO)} is valid, {path.stat().st_size} bytes")
-    expect(len(shipped_models()) == 4, "four models ship")
+    expect(len(shipped_models()) == 5, "five models ship")
 
 
 def check_rebuild():
@@ -72,6 +74,9 @@ def check_rebuild():
             save(convert.build(net, calibration[net]), rebuilt)
             same = rebuilt.read_bytes() == (MODELS / "mtcnn" / f"{net}.onnx").read_bytes()
             expect(same, f"models/mtcnn/{net}.onnx rebuilds to the same bytes")
+        save(landmarks.convert.build(), Path(scratch) / "landmarks.onnx")
+        same = (Path(scratch) / "landmarks.onnx").read_bytes() == landmarks.MODEL.read_bytes()
+        expect(same, "models/landmarks/landmarks.onnx rebuilds to the same bytes")
         default_bundle.build_into(Path(scratch))
         for name in ("model.onnx", "manifest.json"):
             same = (Path(scratch) / name).read_bytes() == (MODELS / "default" / name).read_bytes()
@@ -95,6 +100,12 @@ def check_backbone():
         expect(top in classes, f"{photo} is ImageNet class {top}")
 
 
+def check_landmarks():
+    """The landmarks' network computes what its definition says."""
+    apart = landmarks.disagreement()
+    expect(apart < 1e-5, f"landmarks are {apart:.1e} of the side from the definition's")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--goldens-only", action="store_true")
@@ -105,6 +116,7 @@ def main():
         check_rebuild()
         check_manifest()
         check_backbone()
+        check_landmarks()
     for net in convert.NETWORKS:
         save(convert.build(net), reference.FLOAT_MODELS / f"{net}.onnx")
     goldens.write_all()

@@ -1,6 +1,15 @@
 //! Labelled videos in, a classifier that candor runs and an honest report out.
 
+pub mod augment;
+pub mod environment;
+pub mod evaluate;
 pub mod export;
+pub mod ingest;
+pub mod landmarks;
 pub mod manifest;
 pub mod model;
+pub mod parity;
+pub mod plot;
 pub mod quantize;
+pub mod review;
+pub mod train;

@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer_bridge::{export, model, quantize};
+use trainer_bridge::evaluate::command as evaluate;
+use trainer_bridge::train::command as train;
+use trainer_bridge::train::training::TrainError;
+use trainer_bridge::{augment, environment, export, ingest, model, parity, quantize};
 
-/// Trains the classifiers that candor runs.
+/// Trains, measures and exports the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -15,24 +18,46 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Ingest(Box<ingest::command::Args>),
     Weights(model::command::Args),
+    Preview(augment::command::Args),
+    AugmentBench(augment::command::BenchArgs),
+    Train(Box<train::TrainArgs>),
+    LrFind(train::LrFindArgs),
+    TrainSpeed(train::SpeedArgs),
+    Evaluate(Box<evaluate::Args>),
     Export(export::command::Args),
     Quantize(quantize::command::Args),
     QuantizeCheck(quantize::agreement::Args),
+    Parity(parity::command::Args),
 }
 
 fn main() -> ExitCode {
-    let ran = match Cli::parse().command {
+    let cli = Cli::parse();
+    environment::settle();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let outcome = match cli.command {
+        Command::Ingest(args) => ingest::command::run(&args),
         Command::Weights(args) => model::command::run(&args),
+        Command::Preview(args) => augment::command::run(&args),
+        Command::AugmentBench(args) => augment::command::run_bench(&args),
+        Command::Train(args) => train::train(&args),
+        Command::LrFind(args) => train::find(&args),
+        Command::TrainSpeed(args) => train::measure(&args),
+        Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::command::run(&args),
         Command::Quantize(args) => quantize::command::run(&args),
         Command::QuantizeCheck(args) => quantize::agreement::run(&args),
+        Command::Parity(args) => parity::command::run(&args),
     };
-    match ran {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("trainer-bridge: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(TrainError::Interrupted { .. }) => ExitCode::from(train::INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

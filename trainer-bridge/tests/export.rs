@@ -4,50 +4,23 @@
 
 mod support;
 
+use std::path::Path;
+use std::process::Command;
+
 use candor::engine::Engine;
-use support::{OnnxRuntime, cached, largest_difference, values};
+use support::{OnnxRuntime, cached, largest_difference, noise, used_network, values};
 use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, no_grad};
 use trainer_bridge::export;
-use trainer_bridge::model::{Backbone, Network, Spec, weights};
+use trainer_bridge::model::{Backbone, Network, Spec, checkpoint, weights};
 
 /// Of the largest logit, or of 1.
 const MOST: f32 = 1e-4;
-const SEED: i64 = 11;
-
-/// A network whose batch normalisations have seen a batch and have gains and biases of their own.
-fn used_network(variables: &VarStore, spec: &Spec) -> Network {
-    tch::manual_seed(SEED);
-    let network = Network::new(&variables.root(), spec);
-    let noise = noise(8, spec);
-    let _logits = no_grad(|| {
-        for (name, variable) in sorted(variables) {
-            if name.ends_with(".norm.weight") {
-                let _ = { variable }.uniform_(0.5, 1.5);
-            } else if name.ends_with(".norm.bias") {
-                let _ = { variable }.uniform_(-0.3, 0.3);
-            }
-        }
-        network.forward_t(&noise, true)
-    });
-    network
-}
 
 /// Largest difference, against the largest of `expected` where that is below 1.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
     let peak = expected.iter().fold(0.0f32, |peak, logit| peak.max(logit.abs()));
     largest_difference(found, expected) / peak.min(1.0)
-}
-
-fn noise(n_pictures: i64, spec: &Spec) -> Tensor {
-    let side = i64::from(spec.size_px());
-    Tensor::randn([n_pictures, 3, side, side], (Kind::Float, Device::Cpu))
-}
-
-fn sorted(variables: &VarStore) -> Vec<(String, Tensor)> {
-    let mut sorted: Vec<_> = variables.variables().into_iter().collect();
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    sorted
 }
 
 #[test]
@@ -117,10 +90,57 @@ fn pretrained_lite_networks_are_those_of_the_scripts() {
 }
 
 /// The middle square of a photo.
-fn square(path: &std::path::Path, size_px: u32) -> image::RgbImage {
+fn square(path: &Path, size_px: u32) -> image::RgbImage {
     let photo = image::open(path).unwrap().to_rgb8();
     let (w, h) = photo.dimensions();
     let side = w.min(h);
     let middle = image::imageops::crop_imm(&photo, (w - side) / 2, (h - side) / 2, side, side).to_image();
     image::imageops::resize(&middle, size_px, size_px, image::imageops::FilterType::CatmullRom)
+}
+
+#[test]
+fn the_program_exports_a_run_and_the_file_says_what_it_is() {
+    let Some(mut onnx_runtime) = OnnxRuntime::new() else { return };
+    let spec = Spec::of(Backbone::Lite0, 64).unwrap();
+    let variables = VarStore::new(Device::Cpu);
+    let network = used_network(&variables, &spec);
+    let run = tempfile::tempdir().unwrap();
+    let export = |run: &Path| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_trainer-bridge"));
+        program.arg("export").arg(run).arg("--out").arg(run.join("model.onnx")).output().unwrap()
+    };
+    let failed = export(run.path());
+    let message = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(failed.status.code() == Some(1) && message.contains("model.json: reading"), "{message}");
+
+    checkpoint::save_spec(&spec, run.path()).unwrap();
+    checkpoint::save_weights(&variables, &run.path().join(checkpoint::BEST_FILE)).unwrap();
+    let exported = export(run.path());
+    assert!(exported.status.success(), "{exported:?}");
+    let onnx = std::fs::read(run.path().join("model.onnx")).unwrap();
+    assert_eq!(onnx, export::onnx(&network));
+
+    let pictures = noise(1, &spec);
+    onnx_runtime.add_file("exported", &onnx, &pictures);
+    let Some(checkpoint) = cached("models/upstream/lite0/lite0.pth") else { return };
+    onnx_runtime.add_member("scripts", "lite0", &checkpoint, &pictures);
+    onnx_runtime.run();
+    let described = onnx_runtime.described("exported");
+    assert_eq!(described["producer"], "trainer-bridge");
+    assert_eq!(described["opset"], 13);
+    assert_eq!(described["inputs"], serde_json::json!({"input": ["N", 3, 64, 64]}));
+    assert_eq!(described["outputs"], serde_json::json!({"logits": ["N", 2]}));
+    let metadata = &described["metadata"];
+    assert_eq!(metadata["labels"], "real,fake");
+    let said: Spec = serde_json::from_str(metadata["spec"].as_str().unwrap()).unwrap();
+    assert_eq!(said, spec);
+    let input: serde_json::Value = serde_json::from_str(metadata["input"].as_str().unwrap()).unwrap();
+    assert_eq!(input["mean"], serde_json::json!([127.0, 127.0, 127.0]));
+
+    // The quantizer knows layers by these names.
+    let names = |name: &str| onnx_runtime.described(name)["layers"].as_array().unwrap().clone();
+    let (mut own, mut scripts) = (names("exported"), names("scripts"));
+    assert_eq!(own.split_off(own.len() - 2), ["hidden", "classes"]);
+    assert_eq!(scripts.split_off(scripts.len() - 1), ["imagenet"]);
+    assert_eq!(own, scripts);
 }

@@ -251,3 +251,37 @@ fn weights_of_another_network_are_refused_by_name_and_change_nothing() {
     let error = weights::load_imagenet(&variables, &spec(Backbone::Lite2), Path::new("none.safetensors"));
     assert!(error.unwrap_err().to_string().contains("none.safetensors: reading"));
 }
+
+#[test]
+fn mixed_precision_learns_the_same() {
+    let _turn = turn();
+    for member in [Backbone::ResNet18, Backbone::B0] {
+        let plain = Spec { dropout: 0.0, drop_connect: 0.0, batch_norm_momentum: 1.0, ..spec(member) };
+        let (variables, mut network) = seeded(&plain);
+        let pictures = noise(8);
+        // One label: pictures of noise look alike to random weights, and those of two would cancel out.
+        let labels = Tensor::from_slice(&[1i64; 8]);
+        // Statistics of a small batch would multiply every rounding.
+        let _logits = no_grad(|| network.forward_t(&pictures, true));
+        network.set_norm_mode(NormMode::Running);
+        let mut step = |kind| {
+            network.set_convolution_kind(kind);
+            let logits = network.forward_t(&pictures, true);
+            assert_eq!(logits.kind(), Kind::Float);
+            // As at a training's start: the gradient of logits near 0 doesn't depend on them.
+            logits.cross_entropy_for_logits(&labels).backward();
+            let mut trained = variables.trainable_variables();
+            let gradients: Vec<Tensor> =
+                trained.iter().map(|variable| variable.grad().copy().reshape([-1])).collect();
+            trained.iter_mut().for_each(Tensor::zero_grad);
+            Tensor::cat(&gradients, 0)
+        };
+        let (exact, mixed) = (step(None), step(Some(Kind::BFloat16)));
+        let cosine = exact.dot(&mixed) / (exact.norm() * mixed.norm());
+        let cosine = f64::try_from(cosine).unwrap();
+        println!("{member}: cosine of gradients {cosine:.4}");
+        // Rounding moves some numbers over a ReLU's corner, and with each its whole gradient.
+        assert!(cosine > 0.9, "{member}: {cosine}");
+        assert_ne!(exact, mixed, "{member}: nothing was rounded");
+    }
+}

@@ -57,9 +57,9 @@ impl Classifier {
     }
 }
 
-/// sigmoid((fake - real) / temperature + bias), Guo et al., "On Calibration of Modern Neural
-/// Networks", 2017 (Platt's form for two classes).
-fn calibrated([real, fake]: [f32; 2], score: &Calibration) -> f32 {
+/// The score of one crop's logits, 0..=1; NaN where a logit is none: sigmoid((fake - real) / temperature + bias),
+/// Guo et al., "On Calibration of Modern Neural Networks", 2017 (Platt's form for two classes).
+pub fn calibrated([real, fake]: [f32; 2], score: &Calibration) -> f32 {
     let z = (fake - real) / score.temperature + score.bias;
     1.0 / (1.0 + (-z).exp())
 }

@@ -1,7 +1,7 @@
 //! A network in libtorch: its variables, and a walk over its description.
 
 use tch::nn::{Init, Path};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::Spec;
 use super::description::{Convolution, Description, Layer, Op};
@@ -54,6 +54,8 @@ pub struct Network {
     last_reader: Vec<usize>,
     n_frozen_blocks: usize,
     norm_mode: NormMode,
+    /// Kind that convolutions compute in, when it isn't that of the variables.
+    convolution_kind: Option<Kind>,
 }
 
 impl Network {
@@ -78,8 +80,15 @@ impl Network {
                 last_reader[input] = idx;
             }
         }
-        let (n_frozen_blocks, norm_mode) = (0, NormMode::Batch);
-        Network { spec: spec.clone(), description, parameters, last_reader, n_frozen_blocks, norm_mode }
+        Network {
+            spec: spec.clone(),
+            description,
+            parameters,
+            last_reader,
+            n_frozen_blocks: 0,
+            norm_mode: NormMode::Batch,
+            convolution_kind: None,
+        }
     }
 
     /// What the network was made of.
@@ -120,6 +129,13 @@ impl Network {
     /// Chooses which batch normalisations stay as in inference while training.
     pub fn set_norm_mode(&mut self, mode: NormMode) {
         self.norm_mode = mode;
+    }
+
+    /// Mixed precision on any device: convolutions compute in `kind` (`BFloat16` needs no scaling of the loss) and what lies
+    /// between them is kept in it; variables, their gradients, statistics and the head stay in their own kind. `None`
+    /// is one kind for all.
+    pub fn set_convolution_kind(&mut self, kind: Option<Kind>) {
+        self.convolution_kind = kind;
     }
 
     /// Logits [N,2] (real, fake) of f32 `input` [N,3,S,S]; S needn't be the spec's. `train` turns on dropout and the
@@ -170,7 +186,11 @@ impl Network {
                 first.max_pool2d([*kernel_px; 2], [*stride; 2], [kernel_px / 2; 2], [1; 2], false)
             }
             Op::Mean => first.mean_dim([2i64, 3].as_slice(), true, None),
-            Op::Flatten => first.flatten(1, -1),
+            Op::Flatten => {
+                // The head is in its variables' kind.
+                let head = self.parameters.last().and_then(Option::as_ref);
+                first.flatten(1, -1).to_kind(head.map_or(Kind::Float, |dense| dense.weight.kind()))
+            }
             Op::Multiply => first * other(),
             Op::Add => first + other(),
             Op::DropConnect(probability) if train => drop_connect(first, *probability),
@@ -192,10 +212,15 @@ impl Network {
             input.size4().unwrap_or_else(|_| unreachable!("pictures are [N,C,H,W]"));
         let (rows, columns) = (op.pads(height_px), op.pads(width_px));
         let excess = [columns.1 - columns.0, rows.1 - rows.0];
+        let own = parameters.weight.kind();
+        // On CPUs, oneDNN's gradients of depthwise bf16 kernels take several times as long as f32's.
+        let is_slow = op.groups > 1 && train && input.device() == Device::Cpu;
+        let kind = self.convolution_kind.filter(|_| !is_slow).unwrap_or(own);
+        let cast = |tensor: &Tensor| tensor.to_kind(kind);
         let padded = (excess != [0; 2]).then(|| input.constant_pad_nd([0, excess[0], 0, excess[1]]));
-        let flow = padded.as_ref().unwrap_or(input).conv2d(
-            &parameters.weight,
-            parameters.bias.as_ref(),
+        let flow = cast(padded.as_ref().unwrap_or(input)).conv2d(
+            &cast(&parameters.weight),
+            parameters.bias.as_ref().map(cast),
             [op.stride; 2],
             [rows.0, columns.0],
             [1; 2],
@@ -323,8 +348,6 @@ impl Norm {
 
 #[cfg(test)]
 mod tests {
-    use tch::Device;
-
     use super::*;
 
     #[test]

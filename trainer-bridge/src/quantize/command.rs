@@ -240,7 +240,7 @@ fn word(stage: Stage) -> &'static str {
 }
 
 /// SHA-256 of every weight and bias.
-fn network_digest(float: &Float) -> String {
+pub fn network_digest(float: &Float) -> String {
     let mut digest = Sha256::new();
     for Parameters { weight, bias } in float.parameters.iter().flatten() {
         for tensor in [weight, bias] {

@@ -220,7 +220,7 @@ pub fn input_step(spec: &Spec) -> Step {
 }
 
 /// A tensor's numbers as f32, in the order of its axes.
-pub(super) fn floats(tensor: &Tensor) -> Vec<f32> {
+pub fn floats(tensor: &Tensor) -> Vec<f32> {
     let flat = tensor.detach().to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous().reshape([-1]);
     let mut values = vec![0.0f32; flat.numel()];
     flat.copy_data(&mut values, flat.numel());

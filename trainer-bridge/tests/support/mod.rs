@@ -72,6 +72,12 @@ impl OnnxRuntime {
         let bytes = fs::read(self.folder.path().join(format!("{name}.output"))).unwrap();
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
     }
+
+    /// What a file says of itself; see the script.
+    pub(crate) fn described(&self, name: &str) -> serde_json::Value {
+        let json = fs::read(self.folder.path().join(format!("{name}.json"))).unwrap();
+        serde_json::from_slice(&json).unwrap()
+    }
 }
 
 /// All numbers of a tensor, in the order of its axes.
@@ -104,12 +110,6 @@ pub(crate) fn used_network(variables: &VarStore, spec: &Spec) -> Network {
         network.forward_t(&noise, true)
     });
     network
-}
-
-/// Largest difference, against the largest of `expected` where that is below 1.
-fn difference(found: &[f32], expected: &[f32]) -> f32 {
-    let peak = expected.iter().fold(0.0f32, |peak, logit| peak.max(logit.abs()));
-    largest_difference(found, expected) / peak.min(1.0)
 }
 
 /// Pictures of unit normal numbers.

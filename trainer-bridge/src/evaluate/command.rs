@@ -1,0 +1,496 @@
+//! `trainer-bridge evaluate`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail, ensure};
+use candor::bundle::{Calibration, Thresholds};
+use clap::{Args as ClapArgs, ValueEnum};
+use image::RgbImage;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tch::nn::VarStore;
+use tch::{Device, Tensor};
+
+use super::baseline;
+use super::bootstrap::N_RESAMPLES;
+use super::calibrate::{Aim, Chosen};
+use super::comparison::Run;
+use super::evaluation::{Calibrated, Evaluation, Settings, evaluate};
+use super::network::{Batches, Crop, run as run_crops};
+use super::prediction::{self, Prediction};
+use super::report::{self, About, Mistakes};
+use crate::manifest::{self, Split};
+use crate::model::{Network, checkpoint, input, weights};
+use crate::train::device;
+
+/// Runs a trained network over the crops of datasets and reports how well it does.
+///
+/// Writes predictions.csv (a row a crop), metrics.json, calibration.json (temperature, bias and the two thresholds, for a
+/// bundle's manifest) and report.html (one page, with all plots) into --out.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The run's folder (best.safetensors and model.json), or a .safetensors file beside its model.json
+    #[arg(required_unless_present = "predictions")]
+    run: Option<PathBuf>,
+    /// Folder of a dataset; with --predictions only to show pictures
+    #[arg(long, value_name = "DATASET", num_args = 1.., required_unless_present = "predictions")]
+    data: Vec<PathBuf>,
+    /// Which crops are measured
+    #[arg(long, value_enum, default_value_t = Part::Validation)]
+    split: Part,
+    /// Measure these predictions instead of running a network
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "baselines", "imagenet"])]
+    predictions: Option<PathBuf>,
+    /// What the report calls the run; by default its folder's name
+    #[arg(long)]
+    name: Option<String>,
+    /// Predictions of another run, a row of the report's comparison
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
+    compare: Vec<(String, PathBuf)>,
+    /// Also fit probes of shortcuts on the train split, and with --imagenet a linear SVM on that network's features
+    #[arg(long)]
+    baselines: bool,
+    /// ImageNet weights of the run's backbone, for the SVM
+    #[arg(long, value_name = "FILE", requires = "baselines")]
+    imagenet: Option<PathBuf>,
+    /// A calibration.json chosen on other data; without it, calibration and thresholds are cross-fitted by group
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// The share of real faces that may be called Fake, and of fake faces that may be called Real
+    #[arg(long, default_value_t = 0.05, value_parser = rate)]
+    false_alarms: f64,
+    /// Fewest scores of a verdict on a video
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=15))]
+    min_scores: u8,
+    /// Narrowest face that is scored, px
+    #[arg(long, default_value_t = 50.0, value_parser = face_px)]
+    min_face_px: f32,
+    /// What the data's terms are, for the report
+    #[arg(long, value_name = "TEXT", default_value = "not stated")]
+    terms: String,
+    /// Resamples of an interval
+    #[arg(long, default_value_t = N_RESAMPLES, value_parser = n_resamples)]
+    resamples: usize,
+    /// Of folds and resamples
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Crops of a batch
+    #[arg(long, default_value = "32")]
+    batch: NonZeroUsize,
+    /// Threads that decode, and threads of the network on a CPU; as many as there are cores by default
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// cpu, cuda, cuda:N or auto
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Folder for the report, made if it is missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// What thresholds and reports are for.
+    Validation,
+    /// What weights learnt from: figures flatter the network.
+    Train,
+    /// Both.
+    All,
+}
+
+impl Part {
+    fn holds(self, split: Split) -> bool {
+        match self {
+            Part::Validation => split == Split::Validation,
+            Part::Train => split == Split::Train,
+            Part::All => true,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Part::Validation => "validation",
+            Part::Train => "train (the network learnt from it: figures flatter it)",
+            Part::All => "train and validation (the network learnt from a part: figures flatter it)",
+        }
+    }
+}
+
+/// `calibration.json`: the sections of a bundle's manifest, and what they rest on.
+#[derive(Debug, Serialize, Deserialize)]
+struct CalibrationFile {
+    score: Calibration,
+    thresholds: Thresholds,
+    min_scores: usize,
+    min_face_px: f32,
+    /// What the thresholds rest on; for people.
+    #[serde(default)]
+    chosen_on: serde_json::Value,
+}
+
+/// `metrics.json`.
+#[derive(Serialize)]
+struct MetricsFile<'a> {
+    about: BTreeMap<&'a str, &'a str>,
+    #[serde(flatten)]
+    evaluation: &'a Evaluation,
+}
+
+fn named_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
+        _ => Err("expected NAME=FILE".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (1e-6..=0.5).contains(&rate) { Ok(rate) } else { Err("expected 0.000001 to 0.5".to_owned()) }
+}
+
+fn face_px(text: &str) -> Result<f32, String> {
+    let face_px: f32 = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (1.0..=4096.0).contains(&face_px) { Ok(face_px) } else { Err("expected 1 to 4096".to_owned()) }
+}
+
+fn n_resamples(text: &str) -> Result<usize, String> {
+    let n: usize = text.parse().map_err(|_| "expected a number".to_owned())?;
+    if (100..=100_000).contains(&n) { Ok(n) } else { Err("expected 100 to 100000".to_owned()) }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever can't be read, run or written, by name.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let given = args.calibration.as_deref().map(read_calibration).transpose()?;
+    let others = args.compare.iter().map(|(name, file)| {
+        Ok(Run { name: name.clone(), predictions: in_part(prediction::read(file)?, args.split, file)? })
+    });
+    let others = others.collect::<anyhow::Result<Vec<Run>>>()?;
+    fs::create_dir_all(&args.out).with_context(|| format!("{}: creating", args.out.display()))?;
+    let folders = folders(&args.data)?;
+    let (mut runs, about) = match (&args.run, &args.predictions) {
+        (Some(folder), None) => measured_by_network(args, folder, &folders)?,
+        (None, Some(file)) => measured_before(args, file)?,
+        _ => bail!("expected a run's folder or --predictions, found both or none"),
+    };
+    runs.extend(others);
+    let aim = Aim {
+        false_alarms: args.false_alarms,
+        min_scores: usize::from(args.min_scores),
+        min_face_px: args.min_face_px,
+    };
+    let settings = Settings { aim, n_resamples: args.resamples, seed: args.seed, given };
+    let evaluation = evaluate(&runs, &settings);
+    let mistakes = Mistakes::find(&runs[0].predictions, &folders, &aim.as_trained())?;
+    write(args, &runs, &evaluation, &about, &mistakes)?;
+    print(&evaluation, &args.out);
+    Ok(())
+}
+
+/// Datasets by their folders' names, which predictions use.
+fn folders(data: &[PathBuf]) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut folders = BTreeMap::new();
+    for folder in data {
+        let name = folder_name(folder)?;
+        if let Some(other) = folders.insert(name.clone(), folder.clone()) {
+            let (other, folder) = (other.display(), folder.display());
+            bail!("{folder}: expected datasets with different names, found {name} here and at {other}");
+        }
+    }
+    Ok(folders)
+}
+
+fn folder_name(folder: &Path) -> anyhow::Result<String> {
+    // `.` and `..` have no name of their own.
+    let whole = fs::canonicalize(folder).with_context(|| format!("{}: opening", folder.display()))?;
+    let name = whole.file_name().with_context(|| format!("{}: has no name", folder.display()))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn in_part(predictions: Vec<Prediction>, part: Part, file: &Path) -> anyhow::Result<Vec<Prediction>> {
+    let kept: Vec<Prediction> = predictions.into_iter().filter(|p| part.holds(p.split)).collect();
+    ensure!(!kept.is_empty(), "{}: expected crops of the {part:?} split, found none", file.display());
+    Ok(kept)
+}
+
+fn read_calibration(file: &Path) -> anyhow::Result<(Calibration, Thresholds)> {
+    let json = fs::read(file).with_context(|| format!("{}: reading", file.display()))?;
+    let found: CalibrationFile = serde_json::from_slice(&json).with_context(|| file.display().to_string())?;
+    let (score, limits) = (found.score, found.thresholds);
+    let is_possible = score.temperature.is_finite() && score.temperature > 0.0 && score.bias.is_finite();
+    ensure!(is_possible, "{}: expected a temperature above 0 and a bias, found {score:?}", file.display());
+    let is_ordered =
+        0.0 <= limits.real_below && limits.real_below <= limits.fake_above && limits.fake_above <= 1.0;
+    ensure!(is_ordered, "{}: expected 0 <= real_below <= fake_above <= 1, found {limits:?}", file.display());
+    Ok((score, limits))
+}
+
+fn measured_before(args: &Args, file: &Path) -> anyhow::Result<(Vec<Run>, About)> {
+    let predictions = in_part(prediction::read(file)?, args.split, file)?;
+    let name = args.name.clone().unwrap_or_else(|| file.display().to_string());
+    let about = vec![
+        ("Predictions".to_owned(), file.display().to_string()),
+        ("Data".to_owned(), data_in_words(&predictions)),
+        ("Split".to_owned(), args.split.words().to_owned()),
+        ("Terms".to_owned(), args.terms.clone()),
+    ];
+    Ok((vec![Run { name, predictions }], about))
+}
+
+fn measured_by_network(
+    args: &Args,
+    folder: &Path,
+    folders: &BTreeMap<String, PathBuf>,
+) -> anyhow::Result<(Vec<Run>, About)> {
+    let n_threads = match args.threads {
+        Some(n) => n,
+        None => std::thread::available_parallelism().context("asking for the number of cores")?,
+    };
+    if let Ok(n) = i32::try_from(n_threads.get()) {
+        tch::set_num_threads(n);
+    }
+    let (device, line) = device::choose(&args.device)?;
+    eprintln!("{line}");
+    let (_variables, network) = checkpoint::load(folder, device)?;
+    let (measured, train) = crops(args, folders)?;
+    let reader = Reader { args, network: &network, device, n_threads };
+    let start = Instant::now();
+    let predictions = reader.predict(&measured, "evaluating")?;
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!(
+        "{} crops in {seconds:.1} s: {:.1} crops/s, decoding included",
+        measured.len(),
+        measured.len() as f64 / seconds
+    );
+    let mut about = vec![
+        ("Run".to_owned(), folder.display().to_string()),
+        ("Network".to_owned(), network_in_words(&network)),
+        ("Weights, SHA-256".to_owned(), weights_digest(folder)?),
+        ("Data".to_owned(), data_in_words(&predictions)),
+        ("Split".to_owned(), args.split.words().to_owned()),
+        ("Terms".to_owned(), args.terms.clone()),
+    ];
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => folder_name(folder)?,
+    };
+    let mut runs = vec![Run { name, predictions }];
+    if args.baselines {
+        runs.extend(reader.baselines(&train, &measured, &runs[0].predictions, &mut about)?);
+    }
+    Ok((runs, about))
+}
+
+/// The crops to measure, and those that baselines learn from.
+fn crops(args: &Args, folders: &BTreeMap<String, PathBuf>) -> anyhow::Result<(Vec<Crop>, Vec<Crop>)> {
+    let is_possible = !args.baselines || args.split == Part::Validation;
+    ensure!(is_possible, "--baselines learn from the train split: expected --split validation with them");
+    let (mut measured, mut train) = (Vec::new(), Vec::new());
+    for (name, folder) in folders {
+        for row in manifest::read(folder)? {
+            let path = folder.join(&row.crop);
+            let is_measured = args.split.holds(row.split);
+            let crop = Crop { dataset: name.clone(), path, row };
+            if is_measured {
+                measured.push(crop);
+            } else {
+                train.push(crop);
+            }
+        }
+    }
+    ensure!(!measured.is_empty(), "--data: expected crops of the {:?} split, found none", args.split);
+    ensure!(!args.baselines || !train.is_empty(), "--data: expected crops of the train split, found none");
+    Ok((measured, train))
+}
+
+fn data_in_words(predictions: &[Prediction]) -> String {
+    let mut n_of = BTreeMap::<&str, usize>::new();
+    for prediction in predictions {
+        *n_of.entry(&prediction.dataset).or_default() += 1;
+    }
+    n_of.iter().map(|(name, n)| format!("{name} ({n} crops)")).collect::<Vec<_>>().join(", ")
+}
+
+fn network_in_words(network: &Network) -> String {
+    let spec = network.spec();
+    format!("{} at {} px", spec.backbone.name(), spec.size_px())
+}
+
+fn weights_digest(run: &Path) -> anyhow::Result<String> {
+    let file = if run.is_dir() { run.join(checkpoint::BEST_FILE) } else { run.to_owned() };
+    let bytes = fs::read(&file).with_context(|| format!("{}: reading", file.display()))?;
+    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Reads crops through networks.
+struct Reader<'a> {
+    args: &'a Args,
+    network: &'a Network,
+    device: Device,
+    n_threads: NonZeroUsize,
+}
+
+impl Reader<'_> {
+    fn batches(&self) -> Batches {
+        Batches {
+            size_px: self.network.spec().size_px(),
+            n_crops: self.args.batch.get(),
+            n_threads: self.n_threads.get(),
+        }
+    }
+
+    fn predict(&self, crops: &[Crop], doing: &'static str) -> anyhow::Result<Vec<Prediction>> {
+        let spec = self.network.spec();
+        let forward =
+            |pictures: &[&RgbImage]| Ok(self.network.forward_t(&input(pictures, spec, self.device), false));
+        let bar = bar(crops.len(), doing);
+        let (facts, outputs) = run_crops(crops, self.batches(), forward, |n| bar.inc(n as u64))?;
+        bar.finish_and_clear();
+        let logits = baseline::logits(&outputs)?;
+        let rows = crops.iter().zip(facts).zip(logits);
+        Ok(rows
+            .map(|((crop, facts), logits)| Prediction::new(&crop.dataset, &crop.row, facts, logits))
+            .collect())
+    }
+
+    fn features(&self, network: &Network, crops: &[Crop], doing: &'static str) -> anyhow::Result<Tensor> {
+        let forward = |pictures: &[&RgbImage]| {
+            Ok(network.features_t(&input(pictures, network.spec(), self.device), false))
+        };
+        let bar = bar(crops.len(), doing);
+        let (_, features) = run_crops(crops, self.batches(), forward, |n| bar.inc(n as u64))?;
+        bar.finish_and_clear();
+        Ok(features)
+    }
+
+    fn baselines(
+        &self,
+        train: &[Crop],
+        measured: &[Crop],
+        predictions: &[Prediction],
+        about: &mut About,
+    ) -> anyhow::Result<Vec<Run>> {
+        // Probes need only the facts; a network that gives nothing costs nothing.
+        let nothing = |pictures: &[&RgbImage]| {
+            Tensor::f_zeros(
+                [i64::try_from(pictures.len()).unwrap_or(i64::MAX), 2],
+                (tch::Kind::Float, Device::Cpu),
+            )
+        };
+        let bar = bar(train.len(), "facts of the train split");
+        let (facts, outputs) = run_crops(train, self.batches(), nothing, |n| bar.inc(n as u64))?;
+        bar.finish_and_clear();
+        let logits = baseline::logits(&outputs)?;
+        let rows = train.iter().zip(facts).zip(logits);
+        let of_train: Vec<Prediction> = rows
+            .map(|((crop, facts), logits)| Prediction::new(&crop.dataset, &crop.row, facts, logits))
+            .collect();
+        let mut runs = Vec::new();
+        match &self.args.imagenet {
+            None => {
+                about.push(("SVM baseline".to_owned(), "not run: --imagenet names no weights".to_owned()))
+            }
+            Some(file) => {
+                let variables = VarStore::new(self.device);
+                let network = Network::new(&variables.root(), self.network.spec());
+                weights::load_imagenet(&variables, network.spec(), file)?;
+                let of_train = self.features(&network, train, "ImageNet features, train")?;
+                let of_measured = self.features(&network, measured, "ImageNet features, measured")?;
+                let (predictions, c) =
+                    baseline::support_vector_machine((train, &of_train), (predictions, &of_measured))?;
+                about.push((
+                    "SVM baseline".to_owned(),
+                    format!(
+                        "{} features of ImageNet weights, C {c:e} by folds of the train split",
+                        network.n_features()
+                    ),
+                ));
+                runs.push(Run { name: "ImageNet embedding + linear SVM".to_owned(), predictions });
+            }
+        }
+        let probes = baseline::probes(&of_train, predictions)?;
+        runs.extend(probes.into_iter().map(|(name, predictions)| Run { name, predictions }));
+        Ok(runs)
+    }
+}
+
+fn bar(n: usize, doing: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(n as u64).with_message(doing);
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn write(
+    args: &Args,
+    runs: &[Run],
+    evaluation: &Evaluation,
+    about: &About,
+    mistakes: &Mistakes,
+) -> anyhow::Result<()> {
+    // Predictions that were given, or named with --compare, are there already.
+    if args.run.is_some() {
+        prediction::write(&args.out.join(prediction::FILE), &runs[0].predictions)?;
+        for run in &runs[1..runs.len() - args.compare.len()] {
+            let name = run.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-").to_lowercase();
+            prediction::write(&args.out.join(format!("predictions-{name}.csv")), &run.predictions)?;
+        }
+    }
+    let save = |file: &str, text: &str| {
+        let path = args.out.join(file);
+        fs::write(&path, text).with_context(|| format!("{}: writing", path.display()))
+    };
+    let about_by_name = about.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let metrics = MetricsFile { about: about_by_name, evaluation };
+    save("metrics.json", &(serde_json::to_string_pretty(&metrics)? + "\n"))?;
+    if let Calibrated::CrossFitted { chosen, .. } = &evaluation.calibration {
+        save(
+            "calibration.json",
+            &(serde_json::to_string_pretty(&calibration_file(evaluation, chosen)?)? + "\n"),
+        )?;
+    }
+    save(report::FILE, &report::page(evaluation, about, mistakes))
+}
+
+fn calibration_file(evaluation: &Evaluation, chosen: &Chosen) -> anyhow::Result<CalibrationFile> {
+    Ok(CalibrationFile {
+        score: chosen.score.clone(),
+        thresholds: chosen.thresholds.clone(),
+        min_scores: evaluation.aim.min_scores,
+        min_face_px: evaluation.aim.min_face_px,
+        chosen_on: serde_json::json!({
+            "false_alarms": evaluation.aim.false_alarms,
+            "n_crops": chosen.n_crops,
+            "share_fake": chosen.share_fake,
+            "n_real_faces": chosen.n_real_faces,
+            "n_fake_faces": chosen.n_fake_faces,
+            "notes": chosen.notes,
+        }),
+    })
+}
+
+fn print(evaluation: &Evaluation, out: &Path) {
+    for warning in &evaluation.warnings {
+        eprintln!("warning: {warning}");
+    }
+    for figures in &evaluation.levels {
+        let measures = &figures.as_trained;
+        println!(
+            "{:5}  {} real, {} fake  AUC {:.3}  accuracy {:.3}  log loss {:.3}  equal error rate {:.3}",
+            figures.level.word(),
+            measures.n_real,
+            measures.n_fake,
+            measures.auc,
+            measures.accuracy,
+            measures.log_loss,
+            measures.eer,
+        );
+    }
+    println!("{}", out.join(report::FILE).display());
+}

@@ -1,0 +1,18 @@
+//! Predictions in, an honest report out: figures with intervals, a calibration, baselines, one HTML page.
+
+pub mod baseline;
+pub mod bootstrap;
+pub mod breakdown;
+pub mod calibrate;
+pub mod command;
+pub mod comparison;
+pub mod evaluation;
+pub mod facts;
+pub mod figure;
+pub mod level;
+pub mod linear;
+pub mod metrics;
+pub mod network;
+pub mod prediction;
+pub mod report;
+pub mod roc;

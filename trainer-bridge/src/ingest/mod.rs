@@ -1,0 +1,122 @@
+//! Videos and photos to a dataset: what there is (`inputs`), who belongs together (`groups`), who learns and
+//! who is measured (`split`), one video's faces (`work`), all of them (`run`), the manifest (`merge`).
+//!
+//! A dataset's folder:
+//!
+//! | path | what |
+//! |---|---|
+//! | `plan.json` | the settings and all videos with their splits: [`plan::Plan`] |
+//! | `crops/VIDEO/CONDITION/TRACK-FRAME.png` | a face, or a whole frame |
+//! | `records/VIDEO/CONDITION.json` | a finished video: [`record::Record`]; without it nothing of the video counts |
+//! | `manifest.csv` | all crops that count: [`crate::manifest::Row`] |
+//! | `decisions.csv` | what a person decided: [`crate::review::decisions::Decision`] |
+//! | `duplicates.csv` | pictures of training that look like ones of validation: [`duplicates::Pair`] |
+
+pub mod command;
+pub mod condition;
+pub mod duplicates;
+pub mod ffmpeg;
+pub mod groups;
+pub mod inputs;
+pub mod merge;
+pub mod plan;
+pub mod record;
+pub mod run;
+pub mod split;
+pub mod work;
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use candor::engine::EngineError;
+
+use crate::manifest::ManifestError;
+
+/// Why a dataset can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// The operating system refused.
+    #[error("{path}: {operation}: {cause}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        operation: &'static str,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// An input, a setting or a file of the dataset isn't what it should be.
+    #[error("{what}: expected {expected}, found {found}")]
+    Unexpected {
+        /// The file or setting.
+        what: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The same thing on both sides of the split.
+    #[error("{what} {name} is in training and in validation")]
+    Leak {
+        /// Video, source or group.
+        what: &'static str,
+        /// Which one.
+        name: String,
+    },
+    /// The crops take more room than they may.
+    #[error(
+        "{limit_bytes} bytes are allowed (this process's part of --max-bytes) and {used_bytes} are used: {video} \
+         needs {needed_bytes} more. What is done stays; run again with a larger limit"
+    )]
+    Full {
+        /// What may be used.
+        limit_bytes: u64,
+        /// What is used.
+        used_bytes: u64,
+        /// What the video needs.
+        needed_bytes: u64,
+        /// The video that has no room.
+        video: String,
+    },
+    /// The detector can't be loaded or run.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The manifest can't be read or written.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+pub(crate) fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> IngestError {
+    let path = path.to_owned();
+    move |cause| IngestError::Io { path, operation, cause }
+}
+
+pub(crate) fn unexpected(
+    what: impl Into<String>,
+    expected: impl Into<String>,
+    found: impl Into<String>,
+) -> IngestError {
+    IngestError::Unexpected { what: what.into(), expected: expected.into(), found: found.into() }
+}
+
+/// Writes a file so that it is there whole or not at all, whenever the process ends; `scratch` is a path on
+/// the same disk that nobody else writes.
+pub(crate) fn write_whole(path: &Path, scratch: &Path, bytes: &[u8]) -> Result<(), IngestError> {
+    for folder in [path, scratch].iter().filter_map(|p| p.parent()) {
+        fs::create_dir_all(folder).map_err(io_error(folder, "create"))?;
+    }
+    let mut file = File::create(scratch).map_err(io_error(scratch, "create"))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error(scratch, "write"))?;
+    fs::rename(scratch, path).map_err(io_error(path, "replace"))
+}
+
+/// A file's bytes, at most `limit_bytes` of them.
+pub(crate) fn read_bounded(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, IngestError> {
+    let n_bytes = fs::metadata(path).map_err(io_error(path, "read"))?.len();
+    if n_bytes > limit_bytes {
+        let found = format!("{n_bytes} bytes");
+        return Err(unexpected(path.display().to_string(), format!("at most {limit_bytes} bytes"), found));
+    }
+    fs::read(path).map_err(io_error(path, "read"))
+}

@@ -1,0 +1,221 @@
+//! A training that stops and goes on: all of its state in one file, replaced in one step.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+/// The key of [`Progress`] among the file's metadata.
+const PROGRESS: &str = "progress";
+
+/// Why a checkpoint can't be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The operating system refused.
+    #[error("{path}: {operation}: {cause}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        operation: &'static str,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// It doesn't hold what it should.
+    #[error("{path}: {problem}")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
+}
+
+/// Which part of the recipe runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// All blocks.
+    #[default]
+    Main,
+    /// The early blocks are frozen.
+    Finetune,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// Where a training is. What is random follows from the recipe's seed and these numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// The running phase.
+    pub phase: Phase,
+    /// Epochs that are done, of all phases: it numbers the next epoch's order.
+    pub epoch: u64,
+    /// Epochs that are done in this phase.
+    pub phase_epoch: u64,
+    /// Optimizer steps that are done in the running epoch.
+    pub step_in_epoch: u64,
+    /// Optimizer steps that are done, of all phases.
+    pub step: u64,
+    /// The optimizer's count, which starts again with a phase; smaller where mixed precision left steps out.
+    pub optimizer_steps: u64,
+    /// Steps that the mean of weights has seen.
+    pub ema_steps: u64,
+    /// Sum of the running epoch's losses, one a step.
+    pub loss_sum: f64,
+    /// The best validation loss so far.
+    pub best_loss: f64,
+    /// The best validation loss of the mean of weights so far.
+    pub best_ema_loss: f64,
+    /// Epochs of this phase since the best one.
+    pub epochs_without_better: u64,
+    /// What mixed precision multiplies the loss by.
+    pub loss_scale: f64,
+    /// Steps since the scale last changed.
+    pub steps_at_scale: u64,
+}
+
+/// Writes `bytes` to `path` so that at any time the old or the new file is there, whole.
+///
+/// # Errors
+/// [`CheckpointError::Io`].
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
+    let scratch = path.with_added_extension("new");
+    let fails = |path: &Path, operation| {
+        let path = path.to_owned();
+        move |cause| CheckpointError::Io { path, operation, cause }
+    };
+    let mut file = File::create(&scratch).map_err(fails(&scratch, "creating"))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fails(&scratch, "writing"))?;
+    fs::rename(&scratch, path).map_err(fails(path, "replacing"))?;
+    // The rename itself is on the disk once its folder is.
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fails(folder, "syncing"))
+}
+
+/// Writes tensors as safetensors, in place of `path`; with `progress` in its metadata where given.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub fn save(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    progress: Option<&Progress>,
+) -> Result<(), CheckpointError> {
+    let fails = |problem: String| CheckpointError::Content { path: path.to_owned(), problem };
+    let mut raw = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
+        let dtype: Dtype = tensor.kind().try_into().map_err(|error| fails(format!("{name}: {error}")))?;
+        let shape: Vec<usize> = tensor.size().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        raw.push((name.as_str(), dtype, shape, bytes));
+    }
+    let views = raw.iter().map(|(name, dtype, shape, bytes)| {
+        TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view))
+    });
+    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|error| fails(error.to_string()))?;
+    let metadata = match progress {
+        None => None,
+        Some(progress) => {
+            let text = toml::to_string(progress).map_err(|error| fails(error.to_string()))?;
+            Some(HashMap::from([(PROGRESS.to_owned(), text)]))
+        }
+    };
+    let bytes = safetensors::serialize(views, &metadata).map_err(|error| fails(error.to_string()))?;
+    replace(path, &bytes)
+}
+
+/// Reads what [`save`] wrote with a progress.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub fn load(path: &Path) -> Result<(BTreeMap<String, Tensor>, Progress), CheckpointError> {
+    let fails = |problem: String| CheckpointError::Content { path: path.to_owned(), problem };
+    let bytes = fs::read(path).map_err(|cause| CheckpointError::Io {
+        path: path.to_owned(),
+        operation: "reading",
+        cause,
+    })?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fails(error.to_string()))?;
+    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(PROGRESS));
+    let text = text.ok_or_else(|| fails("holds weights, and no progress of a training".into()))?;
+    let progress = toml::from_str(text).map_err(|error| fails(error.to_string()))?;
+    let views = SafeTensors::deserialize(&bytes).map_err(|error| fails(error.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in views.tensors() {
+        let kind: Kind = view.dtype().try_into().map_err(|error| fails(format!("{name}: {error}")))?;
+        let shape: Vec<i64> = view.shape().iter().map(|&n| i64::try_from(n).unwrap_or(0)).collect();
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind);
+        tensors.insert(name.clone(), tensor.map_err(|error| fails(format!("{name}: {error}")))?);
+    }
+    Ok((tensors, progress))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress() -> Progress {
+        Progress {
+            phase: Phase::Finetune,
+            epoch: 7,
+            phase_epoch: 2,
+            step_in_epoch: 3,
+            step: 1003,
+            optimizer_steps: 31,
+            ema_steps: 1003,
+            loss_sum: 0.1 + 0.2,
+            best_loss: 1.0 / 3.0,
+            best_ema_loss: f64::INFINITY,
+            epochs_without_better: 1,
+            loss_scale: 65536.0,
+            steps_at_scale: 12,
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let odd = [0.1f32, f32::MIN_POSITIVE / 2.0, -0.0, 3.4e38];
+        let tensors = BTreeMap::from([
+            ("w".to_owned(), Tensor::from_slice(&odd).view([2, 2])),
+            ("n".to_owned(), Tensor::from_slice(&[i64::MAX])),
+        ]);
+        save(&path, &tensors, Some(&progress())).unwrap();
+        let (found, found_progress) = load(&path).unwrap();
+        assert_eq!(found_progress, progress());
+        let bits = |tensor: &Tensor| {
+            Vec::<f32>::try_from(tensor.flatten(0, -1))
+                .unwrap()
+                .iter()
+                .map(|v| v.to_bits())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(bits(&found["w"]), odd.map(f32::to_bits));
+        assert_eq!(found["w"].size(), [2, 2]);
+        assert_eq!(found["n"].int64_value(&[0]), i64::MAX);
+        // Nothing but the file is left.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_checkpoint_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.safetensors");
+        let error = || load(&path).unwrap_err().to_string();
+        assert!(error().contains("reading"));
+        save(&path, &BTreeMap::new(), None).unwrap();
+        assert!(error().contains("no progress"));
+        fs::write(&path, b"short").unwrap();
+        assert!(error().contains("state.safetensors"));
+    }
+}
