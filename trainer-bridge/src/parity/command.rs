@@ -21,7 +21,7 @@ use crate::{export, quantize};
 
 /// How far float logits may be from libtorch's.
 const MOST_FLOAT: f64 = 1e-4;
-/// How far int8 logits may be between engines whose f32 sums differ.
+/// How far int8 logits of candor may be from libtorch's: layers in float sum in another order.
 const MOST_INT8: f64 = 1e-5;
 /// The script that runs ONNX Runtime.
 const SCRIPT: &str = include_str!("onnxruntime.py");
@@ -119,7 +119,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         stage("libtorch", 0, Some(0.0), torch),
         stage("float, candor", 0, Some(MOST_FLOAT), float_candor),
         stage("int8, libtorch", 0, None, int8_torch),
-        // A layer in float may sum in another order.
         stage("int8, candor", 2, Some(MOST_INT8), int8_candor),
     ];
     match &args.python {
@@ -129,7 +128,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             let [float, int8] =
                 in_onnx_runtime(python, &folder.file("scratch"), &floats, (rows.len(), side), &files)?;
             stages.push(stage("float, ONNX Runtime", 0, Some(MOST_FLOAT), float));
-            stages.push(stage("int8, ONNX Runtime", 3, Some(MOST_INT8), int8));
+            // It rounds a few of a sum's ties the other way: like int8 itself, by what that changes.
+            stages.push(stage("int8, ONNX Runtime", 3, None, int8));
         }
     }
     let bounds = Bounds {
