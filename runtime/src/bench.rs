@@ -14,12 +14,12 @@ use candor::bundle::Bundle;
 use candor::detect::{self, Mtcnn};
 use candor::engine::{self, Engine, EngineError, Model, Pieces};
 use candor::frame::Frame;
+use candor::memory;
 use candor::pipeline::{self, Face, Observer, ScanError, Scanner, Sighting};
 use candor::source;
 use candor::stopwatch::{Stage, Stopwatch};
 
 use crate::cli::Bench;
-use crate::memory;
 use crate::scan::exit;
 
 /// Largest file of a network.

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use candor::bundle::PublicKey;
 use candor::config::{Config, ConfigError};
 use candor::engine::KernelSet;
 use candor::source::FrameRate;
+
+use crate::models;
 
 /// Says for every face in a video whether it looks synthetic.
 ///
@@ -30,6 +33,11 @@ pub(crate) enum Command {
     Scan(Scan),
     /// Time networks on this machine.
     Bench(Bench),
+    /// Look into a signed bundle.
+    #[command(subcommand)]
+    Bundle(models::Bundle),
+    /// Install models, and keep or give up what is installed.
+    Slot(models::Slot),
 }
 
 const EXAMPLES: &str = "\
@@ -74,12 +82,12 @@ pub(crate) struct Scan {
     /// Files scanned at the same time.
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
-    /// A bundle's folder; the built-in one otherwise.
-    #[arg(long, value_name = "DIR")]
+    /// Another classifier than the slots' or the built-in one: a signed bundle, or an unsigned folder of one.
+    #[arg(long, value_name = "FILE|DIR")]
     pub(crate) bundle: Option<PathBuf>,
-    /// A configuration file, TOML; options given here win over it.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    /// Where models are kept and whom they may come from.
+    #[command(flatten)]
+    pub(crate) device: Device,
     /// Smallest face that is looked for, in pixels [default: 40].
     #[arg(long, value_name = "PX")]
     pub(crate) min_face_px: Option<f32>,
@@ -110,6 +118,44 @@ pub(crate) struct Scan {
     /// No progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,
+}
+
+/// What a command must know of the device.
+#[derive(Debug, Args)]
+pub(crate) struct Device {
+    /// A configuration file, TOML; options given here win over it.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The folder of the slots.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) slots: Option<PathBuf>,
+    /// A public key whose key lists are trusted, 64 hexadecimal digits; may be given several times.
+    #[arg(long, global = true, value_name = "HEX")]
+    pub(crate) root_key: Vec<PublicKey>,
+}
+
+impl Device {
+    /// The configuration file's settings, or the defaults, with the options put over them; unchecked.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the file can't be read or is wrong.
+    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
+        let mut config = match &self.config {
+            None => Config::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|cause| SettingsError::Read { path: path.clone(), cause })?;
+                Config::from_toml(&text)?
+            }
+        };
+        if let Some(folder) = &self.slots {
+            config.slots.folder = Some(folder.clone());
+        }
+        if !self.root_key.is_empty() {
+            config.slots.root_keys.clone_from(&self.root_key);
+        }
+        Ok(config)
+    }
 }
 
 const BENCH_EXAMPLES: &str = "\
@@ -179,14 +225,7 @@ impl Scan {
     /// [`ConfigError`] when the file or an option is out of range, and the system's reason when it can't
     /// be read.
     pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
-        let mut config = match &self.config {
-            None => Config::default(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|cause| SettingsError::Read { path: path.clone(), cause })?;
-                Config::from_toml(&text)?
-            }
-        };
+        let mut config = self.device.settings()?;
         let detect = &mut config.detect;
         if let Some(px) = self.min_face_px {
             detect.min_face_px = px;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::detect;
 use crate::engine;
 use crate::pipeline;
+use crate::slot;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,7 @@ pub enum ConfigError {
 }
 
 /// All settings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How faces are looked for.
@@ -34,6 +35,8 @@ pub struct Config {
     pub engine: engine::Settings,
     /// How often.
     pub scan: pipeline::Settings,
+    /// Where models are kept, and which are taken.
+    pub slots: slot::Settings,
 }
 
 impl Config {
@@ -76,7 +79,20 @@ impl Config {
         let threads = self.engine.threads <= engine::Settings::MOST_THREADS;
         check(threads, "engine.threads", "0..=64", self.engine.threads.to_string())?;
         let interval = (1..=60_000).contains(&s.interval_ms);
-        check(interval, "scan.interval_ms", "1..=60000", s.interval_ms.to_string())
+        check(interval, "scan.interval_ms", "1..=60000", s.interval_ms.to_string())?;
+        let slots = &self.slots;
+        let boots = (1..=100).contains(&slots.trial_boots);
+        check(boots, "slots.trial_boots", "1..=100", slots.trial_boots.to_string())?;
+        let ratio = slots.max_time_ratio;
+        check(ratio.is_finite() && ratio > 0.0, "slots.max_time_ratio", "> 0", ratio.to_string())?;
+        if slots.root_keys.is_empty() {
+            return Ok(());
+        }
+        slots.roots().map(|_| ()).map_err(|error| ConfigError::Range {
+            key: "slots.root_keys",
+            expected: "keys and a threshold that they can meet",
+            found: error.to_string(),
+        })
     }
 }
 
@@ -108,6 +124,13 @@ mod tests {
             ("[engine]\nthreads = 65", "engine.threads"),
             ("[engine]\nkernels = \"sse\"", "sse"),
             ("[scan]\ninterval_ms = 0", "scan.interval_ms"),
+            ("[slots]\ntrial_boots = 0", "slots.trial_boots"),
+            ("[slots]\nmax_time_ratio = nan", "slots.max_time_ratio"),
+            ("[slots]\nroot_keys = [\"00\"]", "public key"),
+            (
+                "[slots]\nroot_threshold = 2\nroot_keys = [\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"]",
+                "slots.root_keys",
+            ),
         ] {
             let error = Config::from_toml(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");

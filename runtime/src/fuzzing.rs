@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use crate::bundle::Manifest;
+use crate::bundle::{Manifest, PublicKey, Roots, UnverifiedBundle};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::preprocess::color::to_rgb;
@@ -16,6 +16,7 @@ pub type Parse = fn(&[u8]);
 /// The parsers, by the names of their fuzz targets and corpus folders.
 pub const TARGETS: &[(&str, Parse)] = &[
     ("avi", avi),
+    ("bundle", bundle),
     ("config", config),
     ("h264", h264),
     ("manifest", manifest),
@@ -31,6 +32,22 @@ const MAX_FRAMES: usize = 64;
 /// AVI with Motion JPEG.
 pub fn avi(bytes: &[u8]) {
     drain(AviSource::new(Cursor::new(bytes), "fuzz"));
+}
+
+/// The root key that signs the bundle target's seeds: the public key of 32 bytes of 1.
+pub const BUNDLE_ROOT: &str = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
+
+/// A signed bundle.
+pub fn bundle(bytes: &[u8]) {
+    let Ok(roots) = BUNDLE_ROOT.parse::<PublicKey>().and_then(|key| Roots::new(vec![key], 1)) else { return };
+    let verified = UnverifiedBundle::read(bytes).and_then(|bundle| bundle.verify(&roots, None, Some(0)));
+    if let Ok(bundle) = verified {
+        assert!(!bundle.signers().is_empty(), "nothing is trusted without a signer");
+        let mut copy = Vec::new();
+        if bundle.copy(&mut copy).is_ok() {
+            assert!(copy == bytes, "what is taken is copied as it is");
+        }
+    }
 }
 
 /// The configuration file.

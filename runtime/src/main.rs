@@ -2,7 +2,7 @@
 
 mod bench;
 mod cli;
-mod memory;
+mod models;
 mod scan;
 
 use std::process::ExitCode;
@@ -24,5 +24,7 @@ fn main() -> ExitCode {
     match cli.command {
         cli::Command::Scan(args) => scan::run(&args),
         cli::Command::Bench(args) => bench::run(&args),
+        cli::Command::Bundle(command) => models::run_bundle(&command),
+        cli::Command::Slot(args) => models::run_slot(&args),
     }
 }

@@ -1,7 +1,7 @@
 //! What memory the process takes, as the system counts it.
 
 /// The largest resident set so far.
-pub(crate) fn peak_bytes() -> Option<usize> {
+pub fn peak_bytes() -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -9,7 +9,7 @@ pub(crate) fn peak_bytes() -> Option<usize> {
 }
 
 /// Bytes for people.
-pub(crate) fn mebibytes(n_bytes: usize) -> String {
+pub fn mebibytes(n_bytes: usize) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
     let mib = n_bytes as f64 / f64::from(1 << 20);
     format!("{mib:.1} MiB")

@@ -9,18 +9,20 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use candor::bundle::{Bundle, Manifest, Status};
+use candor::bundle::{Manifest, Status};
 use candor::engine::Engine;
 use candor::frame::Frame;
+use candor::memory;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting, Summary};
 use candor::report::live::LiveAnnotation;
 use candor::report::{faces, json, table};
+use candor::slot::Started;
 use candor::source::{self, FrameSource, SourceError};
 use candor::stopwatch::{Stage, Stopwatch};
 use candor::verdict::Verdict;
 
 use crate::cli::{FailOn, Scan};
-use crate::memory;
+use crate::models;
 
 /// Exit codes; documented in `candor scan --help`, never renumbered.
 pub(crate) mod exit {
@@ -28,6 +30,8 @@ pub(crate) mod exit {
     pub(crate) const USAGE: u8 = 2;
     pub(crate) const NOT_SCANNED: u8 = 3;
     pub(crate) const NOT_WRITTEN: u8 = 4;
+    /// Of `candor bundle` and `candor slot` only.
+    pub(crate) const REFUSED: u8 = 5;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
 
@@ -58,18 +62,24 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         Ok(config) => config,
         Err(error) => return usage(error.to_string()),
     };
-    let bundle = match args.bundle.as_deref().map_or_else(Bundle::embedded, Bundle::open) {
-        Ok(bundle) => bundle,
-        Err(error) => return usage(error.to_string()),
-    };
     let mut settings = config.engine;
     if settings.threads == 0 && args.jobs > 1 {
         // Files side by side fill the cores by themselves.
         settings.threads = 1;
     }
-    let scanner =
-        Engine::new(&settings).and_then(|engine| Scanner::new(&engine, config.detect, config.scan, &bundle));
-    let scanner = match scanner {
+    let engine = match Engine::new(&settings) {
+        Ok(engine) => engine,
+        Err(error) => return usage(error.to_string()),
+    };
+    let Started { bundle, trial, notes } =
+        match models::bundle_to_run(args.bundle.as_deref(), &config.slots, &engine) {
+            Ok(started) => started,
+            Err(message) => return usage(message),
+        };
+    for note in notes {
+        eprintln!("candor: {note}");
+    }
+    let scanner = match Scanner::new(&engine, config.detect, config.scan, &bundle) {
         Ok(scanner) => scanner,
         Err(error) => return usage(error.to_string()),
     };
@@ -125,6 +135,9 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         // keep for the thread that freed it.
         work(scanner);
     });
+    if let Some(digest) = trial {
+        models::ran_well(&config.slots, digest);
+    }
     if args.stats {
         let watches = job.stopwatches.into_inner().unwrap_or_else(PoisonError::into_inner);
         print_stats(&watches, started.elapsed().as_secs_f64());

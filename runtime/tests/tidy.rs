@@ -11,10 +11,11 @@ const STAGES: [&str; 6] = ["source", "preprocess", "detect", "track", "classify"
 /// Where stages may meet, by the first part of a path below `src`.
 const MEETINGS: [&str; 5] = ["pipeline.rs", "follow.rs", "scan.rs", "report", "fuzzing.rs"];
 /// What else may name a stage: file, stage, why.
-const NAMED_ELSEWHERE: [(&str, &str, &str); 4] = [
+const NAMED_ELSEWHERE: [(&str, &str, &str); 5] = [
     ("bundle", "verdict", "a manifest holds the limits that a verdict is made by"),
     ("gallery.rs", "verdict", "a gallery keeps as many crops as a verdict rests on"),
     ("config.rs", "detect", "the configuration holds the detector's settings"),
+    ("slot", "classify", "a trial starts with the new classifier's golden outputs"),
     ("cli.rs", "source", "the frame rate of a folder is an option"),
 ];
 /// The most lines of a file.

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trainer_bridge::evaluate::command as evaluate;
+use trainer_bridge::pack::command as pack;
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
-use trainer_bridge::{augment, environment, export, ingest, model, parity, quantize};
+use trainer_bridge::{augment, environment, export, ingest, model, parity, quantize, review};
 
-/// Trains, measures and exports the classifiers that candor runs.
+/// Trains, measures, exports and packs the classifiers that candor runs.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, arg_required_else_help = true)]
 struct Cli {
@@ -19,6 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Ingest(Box<ingest::command::Args>),
+    Review(review::command::Args),
     Weights(model::command::Args),
     Preview(augment::command::Args),
     AugmentBench(augment::command::BenchArgs),
@@ -30,6 +32,10 @@ enum Command {
     Quantize(quantize::command::Args),
     QuantizeCheck(quantize::agreement::Args),
     Parity(parity::command::Args),
+    Keygen(pack::Keygen),
+    KeyList(pack::MakeKeyList),
+    Pack(pack::Pack),
+    Sign(pack::Sign),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +44,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let outcome = match cli.command {
         Command::Ingest(args) => ingest::command::run(&args),
+        Command::Review(args) => review::command::run(&args),
         Command::Weights(args) => model::command::run(&args),
         Command::Preview(args) => augment::command::run(&args),
         Command::AugmentBench(args) => augment::command::run_bench(&args),
@@ -49,6 +56,10 @@ fn main() -> ExitCode {
         Command::Quantize(args) => quantize::command::run(&args),
         Command::QuantizeCheck(args) => quantize::agreement::run(&args),
         Command::Parity(args) => parity::command::run(&args),
+        Command::Keygen(args) => pack::keygen(&args),
+        Command::KeyList(args) => pack::key_list(&args),
+        Command::Pack(args) => pack::make(&args),
+        Command::Sign(args) => pack::add_signature(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

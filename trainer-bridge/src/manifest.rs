@@ -1,11 +1,12 @@
 //! A dataset: a folder of crops and `manifest.csv`, one row a crop.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write as _};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candor::geom::Rect;
 use serde::{Deserialize, Serialize};
+
+use crate::files::{self, FileError};
 
 /// The manifest's name in a dataset's folder.
 pub const FILE: &str = "manifest.csv";
@@ -14,15 +15,8 @@ pub const FILE: &str = "manifest.csv";
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The operating system refused.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A row doesn't hold what it should.
     #[error("{path}: {cause}")]
     Row {
@@ -114,7 +108,7 @@ impl Row {
 /// [`ManifestError`] for a file that can't be read, and for the first row that isn't a [`Row`].
 pub fn read(folder: &Path) -> Result<Vec<Row>, ManifestError> {
     let path = folder.join(FILE);
-    let file = File::open(&path).map_err(|cause| io_error(&path, "opening", cause))?;
+    let file = File::open(&path).map_err(FileError::of(&path, "opening"))?;
     let rows = csv::Reader::from_reader(file).into_deserialize();
     rows.collect::<Result<_, _>>().map_err(|cause| ManifestError::Row { path, cause })
 }
@@ -125,28 +119,26 @@ pub fn read(folder: &Path) -> Result<Vec<Row>, ManifestError> {
 /// [`ManifestError`] when it can't be written.
 pub fn write(folder: &Path, rows: &[Row]) -> Result<(), ManifestError> {
     let path = folder.join(FILE);
-    let scratch = folder.join(format!("{FILE}.new"));
-    let file = File::create(&scratch).map_err(|cause| io_error(&scratch, "creating", cause))?;
-    let mut writer = csv::Writer::from_writer(BufWriter::new(file));
-    for row in rows {
-        writer.serialize(row).map_err(|cause| ManifestError::Row { path: scratch.clone(), cause })?;
-    }
-    let written = writer.into_inner().map_err(|error| io_error(&scratch, "writing", error.into_error()))?;
-    let mut written =
-        written.into_inner().map_err(|error| io_error(&scratch, "writing", error.into_error()))?;
-    written
-        .flush()
-        .and_then(|()| written.sync_all())
-        .map_err(|cause| io_error(&scratch, "writing", cause))?;
-    fs::rename(&scratch, &path).map_err(|cause| io_error(&path, "replacing", cause))
+    let bytes = table(rows).map_err(|cause| ManifestError::Row { path: path.clone(), cause })?;
+    Ok(files::replace(&path, &bytes)?)
 }
 
-fn io_error(path: &Path, operation: &'static str, cause: io::Error) -> ManifestError {
-    ManifestError::Io { path: path.to_owned(), operation, cause }
+/// Rows as CSV with a head.
+///
+/// # Errors
+/// What [`csv`] can't write.
+pub(crate) fn table(rows: &[impl Serialize]) -> Result<Vec<u8>, csv::Error> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        writer.serialize(row)?;
+    }
+    writer.into_inner().map_err(|error| error.into_error().into())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn row() -> Row {

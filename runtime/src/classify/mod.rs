@@ -28,6 +28,11 @@ impl Classifier {
         Ok(Classifier { model, size_px: manifest.input.size_px, score: manifest.score.clone() })
     }
 
+    /// Bytes of weights and activations, where the engine knows.
+    pub fn memory_bytes(&self) -> Option<usize> {
+        self.model.memory_bytes().map(|(activations, weights)| activations + weights)
+    }
+
     /// The logits (real, fake) of crops of the bundle's input size, in their order.
     ///
     /// # Errors

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use candor::geom::Rect;
 use candor::resample::Resampler;
 use image::RgbImage;
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 use super::facts::{CropError, Facts, read_crop};
 use crate::manifest::Row;
+use crate::model::fitted;
 
 /// Why crops can't be run.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ fn read(batch: &[Crop], batches: Batches) -> Result<Vec<(RgbImage, Facts)>, Crop
         let mut resampler = Resampler::default();
         let read_one = |crop: &Crop| {
             let (picture, facts) = read_crop(&crop.path)?;
-            Ok((fitted(picture, batches.size_px, &mut resampler), facts))
+            Ok((fitted(&picture, batches.size_px, &mut resampler), facts))
         };
         part.iter().map(read_one).collect()
     };
@@ -102,14 +102,4 @@ fn read(batch: &[Crop], batches: Batches) -> Result<Vec<(RgbImage, Facts)>, Crop
         }
         Ok(all)
     })
-}
-
-/// The picture at the network's size; a whole frame is squeezed to a square.
-fn fitted(picture: RgbImage, size_px: u32, resampler: &mut Resampler) -> RgbImage {
-    let (width_px, height_px) = picture.dimensions();
-    if (width_px, height_px) == (size_px, size_px) {
-        return picture;
-    }
-    let whole = Rect { x: 0.0, y: 0.0, w: width_px as f32, h: height_px as f32 };
-    resampler.area(&picture, &whole, size_px)
 }

@@ -1,13 +1,13 @@
 //! What a network said of each crop: `predictions.csv`, one row a crop.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write as _};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
-use crate::manifest::{Label, Row, Split};
+use crate::files::{self, FileError};
+use crate::manifest::{self, Label, Row, Split};
 
 /// The file's name in a report's folder.
 pub const FILE: &str = "predictions.csv";
@@ -16,15 +16,8 @@ pub const FILE: &str = "predictions.csv";
 #[derive(Debug, thiserror::Error)]
 pub enum PredictionError {
     /// The operating system refused.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A row doesn't hold what it should.
     #[error("{path}: {cause}")]
     Row {
@@ -137,7 +130,7 @@ impl Prediction {
 /// # Errors
 /// [`PredictionError`] for a file that can't be read or is empty, and for the first row that isn't a [`Prediction`].
 pub fn read(path: &Path) -> Result<Vec<Prediction>, PredictionError> {
-    let file = File::open(path).map_err(|cause| io_error(path, "opening", cause))?;
+    let file = File::open(path).map_err(FileError::of(path, "opening"))?;
     let rows = csv::Reader::from_reader(file).into_deserialize();
     let rows: Vec<Prediction> = rows
         .collect::<Result<_, _>>()
@@ -150,17 +143,6 @@ pub fn read(path: &Path) -> Result<Vec<Prediction>, PredictionError> {
 /// # Errors
 /// [`PredictionError`] when it can't be written.
 pub fn write(path: &Path, rows: &[Prediction]) -> Result<(), PredictionError> {
-    let scratch = path.with_extension("csv.new");
-    let file = File::create(&scratch).map_err(|cause| io_error(&scratch, "creating", cause))?;
-    let mut writer = csv::Writer::from_writer(BufWriter::new(file));
-    for row in rows {
-        writer.serialize(row).map_err(|cause| PredictionError::Row { path: scratch.clone(), cause })?;
-    }
-    let written = writer.into_inner().map_err(|error| io_error(&scratch, "writing", error.into_error()));
-    written?.flush().map_err(|cause| io_error(&scratch, "writing", cause))?;
-    fs::rename(&scratch, path).map_err(|cause| io_error(path, "replacing", cause))
-}
-
-fn io_error(path: &Path, operation: &'static str, cause: io::Error) -> PredictionError {
-    PredictionError::Io { path: path.to_owned(), operation, cause }
+    let row_error = |cause| PredictionError::Row { path: path.to_owned(), cause };
+    Ok(files::replace(path, &manifest::table(rows).map_err(row_error)?)?)
 }

@@ -21,7 +21,7 @@ use super::inputs::{self, PhotoGroup};
 use super::merge::{self, Merged, RealPersons};
 use super::plan::{Plan, Settings};
 use super::run::{self, Options, Shard, Tally};
-use super::write_whole;
+use crate::files;
 use crate::manifest::{self, Split};
 use crate::review::decisions;
 
@@ -241,7 +241,7 @@ fn ingest(args: &Args) -> anyhow::Result<(Plan, Tally)> {
     let lock = run::lock(&args.out, args.shard)?;
     let scratch = run::scratch(&args.out, args.shard);
     plan.settle(&args.out, &scratch.join("plan.json"))?;
-    let ffmpeg = Ffmpeg::new(&args.ffmpeg).inspect_err(|reason| log::warn!("{reason}")).ok();
+    let ffmpeg = Ffmpeg::new(&args.ffmpeg).inspect_err(|reason| log::info!("{reason}")).ok();
     warn_of_size(&plan, args.max_bytes);
 
     // Videos side by side fill the cores by themselves.
@@ -332,8 +332,7 @@ fn write_pairs(folder: &Path, pairs: &[Pair]) -> anyhow::Result<()> {
     for pair in pairs {
         writer.serialize(pair)?;
     }
-    let name = duplicates::FILE;
-    Ok(write_whole(&folder.join(name), &folder.join(format!("{name}.new")), &writer.into_inner()?)?)
+    Ok(files::replace(&folder.join(duplicates::FILE), &writer.into_inner()?)?)
 }
 
 fn print_list(what: &str, list: &[(String, String)]) {

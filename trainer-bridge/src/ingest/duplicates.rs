@@ -19,7 +19,8 @@ use crate::manifest::{Row, Split};
 /// The report's name in a dataset's folder.
 pub const FILE: &str = "duplicates.csv";
 /// Side of the grey picture that is transformed.
-const SIDE: usize = 32;
+const SIDE_PX: u32 = 32;
+const SIDE: usize = SIDE_PX as usize;
 /// Frequencies across and down that make the hash.
 const N_FREQUENCIES: usize = 8;
 /// Most differing bits of two hashes whose pictures are compared.
@@ -64,7 +65,7 @@ pub fn hash(crop: &RgbImage) -> u64 {
 /// 32 x 32 luma, 0..=255, row-major.
 fn gray(crop: &RgbImage) -> Vec<f64> {
     let whole = Rect { x: 0.0, y: 0.0, w: crop.width() as f32, h: crop.height() as f32 };
-    let small = Resampler::default().area(crop, &whole, SIDE as u32);
+    let small = Resampler::default().area(crop, &whole, SIDE_PX);
     let luma = |p: &image::Rgb<u8>| {
         let [r, g, b] = p.0.map(f64::from);
         0.299 * r + 0.587 * g + 0.114 * b

@@ -25,27 +25,21 @@ pub mod run;
 pub mod split;
 pub mod work;
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::Path;
 
 use candor::engine::EngineError;
 
+use crate::files::{self, FileError};
 use crate::manifest::ManifestError;
 
 /// Why a dataset can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     /// The operating system refused.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// An input, a setting or a file of the dataset isn't what it should be.
     #[error("{what}: expected {expected}, found {found}")]
     Unexpected {
@@ -88,8 +82,8 @@ pub enum IngestError {
 }
 
 pub(crate) fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> IngestError {
-    let path = path.to_owned();
-    move |cause| IngestError::Io { path, operation, cause }
+    let of = FileError::of(path, operation);
+    move |cause| of(cause).into()
 }
 
 pub(crate) fn unexpected(
@@ -100,15 +94,12 @@ pub(crate) fn unexpected(
     IngestError::Unexpected { what: what.into(), expected: expected.into(), found: found.into() }
 }
 
-/// Writes a file so that it is there whole or not at all, whenever the process ends; `scratch` is a path on
-/// the same disk that nobody else writes.
+/// [`files::replace_through`], with the folders of both files.
 pub(crate) fn write_whole(path: &Path, scratch: &Path, bytes: &[u8]) -> Result<(), IngestError> {
     for folder in [path, scratch].iter().filter_map(|p| p.parent()) {
         fs::create_dir_all(folder).map_err(io_error(folder, "create"))?;
     }
-    let mut file = File::create(scratch).map_err(io_error(scratch, "create"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error(scratch, "write"))?;
-    fs::rename(scratch, path).map_err(io_error(path, "replace"))
+    Ok(files::replace_through(scratch, path, bytes)?)
 }
 
 /// A file's bytes, at most `limit_bytes` of them.

@@ -149,24 +149,24 @@ impl Plan {
     /// [`IngestError`] where the dataset has another plan, or this one can't be written.
     pub fn settle(&self, folder: &Path, scratch: &Path) -> Result<(), IngestError> {
         let path = folder.join(FILE);
-        let Some(old) = Plan::read(folder)? else {
-            let bytes = serde_json::to_vec_pretty(self)
-                .map_err(|error| unexpected(path.display().to_string(), "JSON", error.to_string()))?;
-            return write_whole(&path, scratch, &bytes);
-        };
+        let json =
+            |error: serde_json::Error| unexpected(path.display().to_string(), "JSON", error.to_string());
+        let bytes = serde_json::to_vec_pretty(self).map_err(json)?;
+        let Some(old) = Plan::read(folder)? else { return write_whole(&path, scratch, &bytes) };
+        // As it would be read again: a number's last digit may change on the way, and paths aren't written.
+        let new: Plan = serde_json::from_slice(&bytes).map_err(json)?;
         let differs = |what: &str, expected: String, found: String| {
             let what = format!("{}: another dataset is in this folder: {what}", folder.display());
             Err(unexpected(what, expected, found))
         };
-        if old.settings != self.settings {
-            return differs("settings", format!("{:?}", old.settings), format!("{:?}", self.settings));
+        if old.settings != new.settings {
+            return differs("settings", format!("{:?}", old.settings), format!("{:?}", new.settings));
         }
-        let nowhere = |video: &Video| Video { path: PathBuf::new(), ..video.clone() };
-        if old.videos.len() != self.videos.len() {
-            return differs("videos", old.videos.len().to_string(), self.videos.len().to_string());
+        if old.videos.len() != new.videos.len() {
+            return differs("videos", old.videos.len().to_string(), new.videos.len().to_string());
         }
-        match old.videos.iter().zip(&self.videos).find(|(old, new)| **old != nowhere(new)) {
-            Some((old, new)) => differs("a video", format!("{old:?}"), format!("{:?}", nowhere(new))),
+        match old.videos.iter().zip(&new.videos).find(|(old, new)| old != new) {
+            Some((old, new)) => differs("a video", format!("{old:?}"), format!("{new:?}")),
             None => Ok(()),
         }
     }

@@ -1,14 +1,16 @@
 //! A network on the disk: `NAME.safetensors` with its variables, and `model.json` with its [`Spec`] beside it.
 
-use std::fs::{self, File};
-use std::io;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::{Dtype, TensorView};
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use super::weights::{self, WeightsError};
 use super::{Network, Spec, SpecError};
+use crate::files::{self, FileError};
 
 /// The spec's name in a folder of checkpoints.
 pub const SPEC_FILE: &str = "model.json";
@@ -19,15 +21,8 @@ pub const BEST_FILE: &str = "best.safetensors";
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The operating system refused.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The file isn't a spec.
     #[error("{path}: {cause}")]
     Syntax {
@@ -44,13 +39,13 @@ pub enum CheckpointError {
         /// Which field.
         cause: SpecError,
     },
-    /// libtorch refused.
-    #[error("{path}: writing: {cause}")]
-    Torch {
+    /// A tensor that no file of this form holds.
+    #[error("{path}: {problem}")]
+    Tensor {
         /// The file.
         path: PathBuf,
-        /// libtorch's reason.
-        cause: tch::TchError,
+        /// Which tensor, and why.
+        problem: String,
     },
     /// The weights aren't the spec's.
     #[error(transparent)]
@@ -65,7 +60,7 @@ pub fn save_spec(spec: &Spec, folder: &Path) -> Result<(), CheckpointError> {
     let path = folder.join(SPEC_FILE);
     let json = serde_json::to_vec_pretty(spec)
         .map_err(|cause| CheckpointError::Syntax { path: path.clone(), cause })?;
-    replace(&path, |scratch| fs::write(scratch, &json).map_err(|cause| io_error(scratch, "writing", cause)))
+    Ok(files::replace(&path, &json)?)
 }
 
 /// Writes every variable to `path`, a `.safetensors` file.
@@ -73,29 +68,34 @@ pub fn save_spec(spec: &Spec, folder: &Path) -> Result<(), CheckpointError> {
 /// # Errors
 /// [`CheckpointError`] when it can't be written; an older file stays whole.
 pub fn save_weights(variables: &VarStore, path: &Path) -> Result<(), CheckpointError> {
-    let mut named: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
-    named.sort_by(|a, b| a.0.cmp(&b.0));
-    for (_, tensor) in &mut named {
-        *tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-    }
-    replace(path, |scratch| {
-        Tensor::write_safetensors(&named, scratch)
-            .map_err(|cause| CheckpointError::Torch { path: scratch.to_owned(), cause })
-    })
+    save_tensors(&variables.variables().into_iter().collect(), None, path)
 }
 
-/// Writes to a file beside `path`, then lets it take its place: at any instant `path` is the old or the new, whole.
-fn replace(
+/// Writes tensors and, where given, text beside them to `path`, a `.safetensors` file.
+///
+/// # Errors
+/// [`CheckpointError`] when it can't be written; an older file stays whole.
+pub fn save_tensors(
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: Option<HashMap<String, String>>,
     path: &Path,
-    write: impl FnOnce(&Path) -> Result<(), CheckpointError>,
 ) -> Result<(), CheckpointError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let scratch = path.with_file_name(name);
-    write(&scratch)?;
-    let synced = File::open(&scratch).and_then(|file| file.sync_all());
-    synced.map_err(|cause| io_error(&scratch, "writing", cause))?;
-    fs::rename(&scratch, path).map_err(|cause| io_error(path, "replacing", cause))
+    let fails = |problem| CheckpointError::Tensor { path: path.to_owned(), problem };
+    let mut raw = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+        let dtype: Dtype = tensor.kind().try_into().map_err(|error| fails(format!("{name}: {error}")))?;
+        let shape: Vec<usize> = tensor.size().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.copy_data_u8(&mut bytes, tensor.numel());
+        raw.push((name.as_str(), dtype, shape, bytes));
+    }
+    let views = raw.iter().map(|(name, dtype, shape, bytes)| {
+        TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view))
+    });
+    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|error| fails(error.to_string()))?;
+    let bytes = safetensors::serialize(views, &metadata).map_err(|error| fails(error.to_string()))?;
+    Ok(files::replace(path, &bytes)?)
 }
 
 /// Reads the spec in `folder`.
@@ -104,7 +104,7 @@ fn replace(
 /// [`CheckpointError`] for a file that can't be read or isn't a possible [`Spec`].
 pub fn load_spec(folder: &Path) -> Result<Spec, CheckpointError> {
     let path = folder.join(SPEC_FILE);
-    let json = fs::read(&path).map_err(|cause| io_error(&path, "reading", cause))?;
+    let json = fs::read(&path).map_err(FileError::of(&path, "reading"))?;
     let spec: Spec = serde_json::from_slice(&json)
         .map_err(|cause| CheckpointError::Syntax { path: path.clone(), cause })?;
     spec.check().map_err(|cause| CheckpointError::Spec { path, cause })?;
@@ -124,8 +124,4 @@ pub fn load(path: &Path, device: Device) -> Result<(VarStore, Network), Checkpoi
     let network = Network::new(&variables.root(), &spec);
     weights::load_own(&variables, &spec, &file)?;
     Ok((variables, network))
-}
-
-fn io_error(path: &Path, operation: &'static str, cause: io::Error) -> CheckpointError {
-    CheckpointError::Io { path: path.to_owned(), operation, cause }
 }

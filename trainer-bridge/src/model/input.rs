@@ -1,5 +1,7 @@
 //! Crops to a network's input.
 
+use candor::geom::Rect;
+use candor::resample::Resampler;
 use image::RgbImage;
 use tch::{Device, Kind, Tensor};
 
@@ -23,4 +25,14 @@ pub fn input(pictures: &[&RgbImage], spec: &Spec, device: Device) -> Tensor {
     let per_channel = |values: &[f32; 3]| Tensor::from_slice(values).to_device(device);
     let batch = batch.to_device(device).to_kind(Kind::Float);
     ((batch - per_channel(&spec.input.mean)) / per_channel(&spec.input.std)).permute([0, 3, 1, 2])
+}
+
+/// The picture at `size_px` x `size_px`, as candor resizes; a whole frame is squeezed to a square.
+pub fn fitted(picture: &RgbImage, size_px: u32, resampler: &mut Resampler) -> RgbImage {
+    let (width_px, height_px) = picture.dimensions();
+    if (width_px, height_px) == (size_px, size_px) {
+        return picture.clone();
+    }
+    let whole = Rect { x: 0.0, y: 0.0, w: width_px as f32, h: height_px as f32 };
+    resampler.area(picture, &whole, size_px)
 }

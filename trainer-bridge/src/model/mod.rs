@@ -8,6 +8,6 @@ mod network;
 mod spec;
 pub mod weights;
 
-pub use input::input;
+pub use input::{fitted, input};
 pub use network::{Network, NormMode};
 pub use spec::{Backbone, Padding, Spec, SpecError};

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::{self, FileError};
 use crate::ingest::condition::Condition;
-use crate::ingest::{IngestError, read_bounded, unexpected, write_whole};
+use crate::ingest::{IngestError, read_bounded, unexpected};
 
 /// The file's name in a dataset's folder.
 pub const FILE: &str = "decisions.csv";
@@ -68,7 +69,7 @@ pub fn write(folder: &Path, decisions: &[Decision]) -> Result<(), IngestError> {
     if decisions.is_empty() {
         return match fs::remove_file(&path) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(IngestError::Io { path, operation: "remove", cause })
+                Err(FileError { path, operation: "remove", cause }.into())
             }
             _ => Ok(()),
         };
@@ -82,7 +83,7 @@ pub fn write(folder: &Path, decisions: &[Decision]) -> Result<(), IngestError> {
     }
     let bytes = writer.into_inner();
     let bytes = bytes.map_err(|error| unexpected(path.display().to_string(), "CSV", error.to_string()))?;
-    write_whole(&path, &folder.join(format!("{FILE}.new")), &bytes)
+    Ok(files::replace(&path, &bytes)?)
 }
 
 #[cfg(test)]

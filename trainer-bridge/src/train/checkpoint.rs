@@ -1,13 +1,15 @@
 //! A training that stops and goes on: all of its state in one file, replaced in one step.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
+
+use crate::files::FileError;
+use crate::model::checkpoint::{self as model, save_tensors};
 
 /// The key of [`Progress`] among the file's metadata.
 const PROGRESS: &str = "progress";
@@ -16,15 +18,11 @@ const PROGRESS: &str = "progress";
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The operating system refused.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A tensor can't be written.
+    #[error(transparent)]
+    Save(#[from] model::CheckpointError),
     /// It doesn't hold what it should.
     #[error("{path}: {problem}")]
     Content {
@@ -80,70 +78,27 @@ pub struct Progress {
     pub steps_at_scale: u64,
 }
 
-/// Writes `bytes` to `path` so that at any time the old or the new file is there, whole.
+/// Writes a training's tensors and its progress, in place of `path`.
 ///
 /// # Errors
-/// [`CheckpointError::Io`].
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), CheckpointError> {
-    let scratch = path.with_added_extension("new");
-    let fails = |path: &Path, operation| {
-        let path = path.to_owned();
-        move |cause| CheckpointError::Io { path, operation, cause }
-    };
-    let mut file = File::create(&scratch).map_err(fails(&scratch, "creating"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fails(&scratch, "writing"))?;
-    fs::rename(&scratch, path).map_err(fails(path, "replacing"))?;
-    // The rename itself is on the disk once its folder is.
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(fails(folder, "syncing"))
-}
-
-/// Writes tensors as safetensors, in place of `path`; with `progress` in its metadata where given.
-///
-/// # Errors
-/// [`CheckpointError`].
+/// [`CheckpointError`]; an older file stays whole.
 pub fn save(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
-    progress: Option<&Progress>,
+    progress: &Progress,
 ) -> Result<(), CheckpointError> {
-    let fails = |problem: String| CheckpointError::Content { path: path.to_owned(), problem };
-    let mut raw = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let tensor = tensor.detach().to_device(tch::Device::Cpu).contiguous();
-        let dtype: Dtype = tensor.kind().try_into().map_err(|error| fails(format!("{name}: {error}")))?;
-        let shape: Vec<usize> = tensor.size().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
-        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-        tensor.copy_data_u8(&mut bytes, tensor.numel());
-        raw.push((name.as_str(), dtype, shape, bytes));
-    }
-    let views = raw.iter().map(|(name, dtype, shape, bytes)| {
-        TensorView::new(*dtype, shape.clone(), bytes).map(|view| (*name, view))
-    });
-    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|error| fails(error.to_string()))?;
-    let metadata = match progress {
-        None => None,
-        Some(progress) => {
-            let text = toml::to_string(progress).map_err(|error| fails(error.to_string()))?;
-            Some(HashMap::from([(PROGRESS.to_owned(), text)]))
-        }
-    };
-    let bytes = safetensors::serialize(views, &metadata).map_err(|error| fails(error.to_string()))?;
-    replace(path, &bytes)
+    let text = toml::to_string(progress)
+        .map_err(|error| CheckpointError::Content { path: path.to_owned(), problem: error.to_string() })?;
+    Ok(save_tensors(tensors, Some(HashMap::from([(PROGRESS.to_owned(), text)])), path)?)
 }
 
-/// Reads what [`save`] wrote with a progress.
+/// Reads what [`save`] wrote.
 ///
 /// # Errors
 /// [`CheckpointError`].
 pub fn load(path: &Path) -> Result<(BTreeMap<String, Tensor>, Progress), CheckpointError> {
     let fails = |problem: String| CheckpointError::Content { path: path.to_owned(), problem };
-    let bytes = fs::read(path).map_err(|cause| CheckpointError::Io {
-        path: path.to_owned(),
-        operation: "reading",
-        cause,
-    })?;
+    let bytes = fs::read(path).map_err(FileError::of(path, "reading"))?;
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fails(error.to_string()))?;
     let text = header.metadata().as_ref().and_then(|metadata| metadata.get(PROGRESS));
     let text = text.ok_or_else(|| fails("holds weights, and no progress of a training".into()))?;
@@ -190,7 +145,7 @@ mod tests {
             ("w".to_owned(), Tensor::from_slice(&odd).view([2, 2])),
             ("n".to_owned(), Tensor::from_slice(&[i64::MAX])),
         ]);
-        save(&path, &tensors, Some(&progress())).unwrap();
+        save(&path, &tensors, &progress()).unwrap();
         let (found, found_progress) = load(&path).unwrap();
         assert_eq!(found_progress, progress());
         let bits = |tensor: &Tensor| {
@@ -213,7 +168,7 @@ mod tests {
         let path = folder.path().join("state.safetensors");
         let error = || load(&path).unwrap_err().to_string();
         assert!(error().contains("reading"));
-        save(&path, &BTreeMap::new(), None).unwrap();
+        save_tensors(&BTreeMap::new(), None, &path).unwrap();
         assert!(error().contains("no progress"));
         fs::write(&path, b"short").unwrap();
         assert!(error().contains("state.safetensors"));

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candor::geom::Rect;
 use candor::resample::Resampler;
 use image::RgbImage;
 use rand::seq::IndexedRandom as _;
@@ -18,6 +17,7 @@ use crate::augment::pseudo::{self, Face};
 use crate::augment::{Augmenter, SettingsError};
 use crate::landmarks::{self, LandmarkError, Landmarks};
 use crate::manifest::{self, Label, ManifestError, Row, Split};
+use crate::model::fitted;
 
 /// The epoch of validation's pseudo-fakes in [`stream`]; no training has that many.
 const VALIDATION_EPOCH: u64 = 0xff_ffff;
@@ -238,9 +238,10 @@ impl Dataset {
                 Some(landmarks) if look.is_pseudo => {
                     let mut rng = stream(self.seed, VALIDATION_EPOCH, look.crop_idx as u64);
                     let face = Face { picture: &picture, landmarks };
-                    (self.resized(&pseudo::self_blended(face, &mut rng).fake), Label::Fake)
+                    let fake = pseudo::self_blended(face, &mut rng).fake;
+                    (fitted(&fake, self.size_px, &mut Resampler::default()), Label::Fake)
                 }
-                _ => (self.resized(&picture), crop.label),
+                _ => (fitted(&picture, self.size_px, &mut Resampler::default()), crop.label),
             };
             batch.pictures.push(picture);
             batch.classes.push(i64::from(label == Label::Fake));
@@ -254,15 +255,6 @@ impl Dataset {
             let decoded = image::open(path).map_err(|cause| LoadError::Crop { path: path.clone(), cause })?;
             Ok(decoded.into_rgb8())
         })
-    }
-
-    fn resized(&self, picture: &RgbImage) -> RgbImage {
-        let (width_px, height_px) = picture.dimensions();
-        if (width_px, height_px) == (self.size_px, self.size_px) {
-            return picture.clone();
-        }
-        let whole = Rect { x: 0.0, y: 0.0, w: width_px as f32, h: height_px as f32 };
-        Resampler::default().area(picture, &whole, self.size_px)
     }
 }
 

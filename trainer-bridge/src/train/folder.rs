@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,6 +17,7 @@ use super::config::Config;
 use super::device;
 use super::events::Events;
 use super::plot::{self, Chart, Line, Mark};
+use crate::files::{self, FileError};
 use crate::model::Spec;
 use crate::model::checkpoint::{BEST_FILE, CheckpointError as ModelError, save_spec};
 
@@ -35,13 +36,8 @@ const LOG_FILE: &str = "train.log";
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// The operating system refused.
-    #[error("{path}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A new run may not mix with an old one.
     #[error("{0}: expected an empty folder or none; to go on with the run in it, --resume it")]
     NotEmpty(PathBuf),
@@ -126,15 +122,15 @@ impl Folder {
     /// # Errors
     /// [`FolderError`].
     pub fn create(path: &Path, config: &Config, spec: &Spec, device: &str) -> Result<Self, FolderError> {
-        fs::create_dir_all(path.join("last")).map_err(io_error(path))?;
-        let entries = fs::read_dir(path).map_err(io_error(path))?;
+        fs::create_dir_all(path.join("last")).map_err(FileError::of(path, "creating"))?;
+        let entries = fs::read_dir(path).map_err(FileError::of(path, "reading"))?;
         let others = entries.flatten().filter(|entry| entry.file_name() != "last");
         if others.count() > 0 || path.join(STATE_FILE).exists() {
             return Err(FolderError::NotEmpty(path.to_owned()));
         }
-        checkpoint::replace(&path.join(CONFIG_FILE), config.to_toml().as_bytes())?;
+        files::replace(&path.join(CONFIG_FILE), config.to_toml().as_bytes())?;
         save_spec(spec, path)?;
-        checkpoint::replace(&path.join(FACTS_FILE), facts(config.seed, device).as_bytes())?;
+        files::replace(&path.join(FACTS_FILE), facts(config.seed, device).as_bytes())?;
         Folder::open(path, 0)
     }
 
@@ -146,7 +142,7 @@ impl Folder {
         let mut folder = Folder::open(path, progress.step)?;
         folder.steps = read_rows(&path.join(STEPS_FILE), |row: &StepRow| row.step <= progress.step)?;
         folder.epochs = read_rows(&path.join(EPOCHS_FILE), |row: &EpochRow| row.epoch <= progress.epoch)?;
-        fs::write(path.join(STEPS_FILE), table(&folder.steps, true)).map_err(io_error(path))?;
+        files::replace(&path.join(STEPS_FILE), &table(&folder.steps, true))?;
         folder.n_steps_written = folder.steps.len();
         folder.write_epochs()?;
         Ok(folder)
@@ -154,9 +150,12 @@ impl Folder {
 
     fn open(path: &Path, step: u64) -> Result<Self, FolderError> {
         let log_path = path.join(LOG_FILE);
-        let log =
-            OpenOptions::new().append(true).create(true).open(&log_path).map_err(io_error(&log_path))?;
-        let events = Events::create(path, step).map_err(io_error(path))?;
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&log_path)
+            .map_err(FileError::of(&log_path, "opening"))?;
+        let events = Events::create(path, step).map_err(FileError::of(path, "writing events into"))?;
         let path = path.to_owned();
         Ok(Folder { path, steps: Vec::new(), n_steps_written: 0, epochs: Vec::new(), events, log })
     }
@@ -179,15 +178,15 @@ impl Folder {
     /// Adds a line to the log, with the time.
     ///
     /// # Errors
-    /// [`FolderError::Io`].
+    /// [`FolderError::File`].
     pub fn note(&mut self, line: impl Display) -> Result<(), FolderError> {
-        writeln!(self.log, "{} {line}", now()).map_err(io_error(&self.path))
+        Ok(writeln!(self.log, "{} {line}", now()).map_err(FileError::of(&self.path, "writing into"))?)
     }
 
     /// Notes a step.
     ///
     /// # Errors
-    /// [`FolderError::Io`].
+    /// [`FolderError::File`].
     pub fn add_step(&mut self, row: StepRow) -> Result<(), FolderError> {
         let scalars = [
             ("loss/train", row.loss),
@@ -196,7 +195,7 @@ impl Folder {
             ("momentum", row.momentum),
             ("gradient_norm", row.gradient_norm),
         ];
-        self.events.scalars(row.step, &scalars).map_err(io_error(&self.path))?;
+        self.events.scalars(row.step, &scalars).map_err(FileError::of(&self.path, "writing into"))?;
         self.steps.push(row);
         Ok(())
     }
@@ -204,7 +203,7 @@ impl Folder {
     /// Notes an epoch.
     ///
     /// # Errors
-    /// [`FolderError::Io`].
+    /// [`FolderError::File`].
     pub fn add_epoch(&mut self, row: EpochRow) -> Result<(), FolderError> {
         let scalars = [
             ("loss/train_epoch", row.train_loss),
@@ -216,7 +215,7 @@ impl Folder {
             ("auc/valid_ema", row.ema_auc),
         ];
         let numbers: Vec<_> = scalars.into_iter().filter(|(_, value)| value.is_finite()).collect();
-        self.events.scalars(row.step, &numbers).map_err(io_error(&self.path))?;
+        self.events.scalars(row.step, &numbers).map_err(FileError::of(&self.path, "writing into"))?;
         self.epochs.push(row);
         Ok(())
     }
@@ -227,7 +226,7 @@ impl Folder {
     /// [`FolderError`].
     pub fn draw(&self) -> Result<(), FolderError> {
         let curves = plot::svg(&self.charts())?;
-        Ok(checkpoint::replace(&self.path.join(CURVES_FILE), curves.as_bytes())?)
+        Ok(files::replace(&self.path.join(CURVES_FILE), curves.as_bytes())?)
     }
 
     /// Writes tables, then the state: what the state rests on is on the disk before it.
@@ -240,17 +239,17 @@ impl Folder {
         progress: &Progress,
     ) -> Result<(), FolderError> {
         let steps_path = self.path.join(STEPS_FILE);
-        let fails = || io_error(&steps_path);
+        let fails = || FileError::of(&steps_path, "writing");
         let mut steps = OpenOptions::new().append(true).create(true).open(&steps_path).map_err(fails())?;
         let rows = table(&self.steps[self.n_steps_written..], self.n_steps_written == 0);
         steps.write_all(&rows).and_then(|()| steps.sync_all()).map_err(fails())?;
         self.n_steps_written = self.steps.len();
         self.write_epochs()?;
-        Ok(checkpoint::save(&self.path.join(STATE_FILE), tensors, Some(progress))?)
+        Ok(checkpoint::save(&self.path.join(STATE_FILE), tensors, progress)?)
     }
 
     fn write_epochs(&self) -> Result<(), FolderError> {
-        Ok(checkpoint::replace(&self.path.join(EPOCHS_FILE), &table(&self.epochs, true))?)
+        Ok(files::replace(&self.path.join(EPOCHS_FILE), &table(&self.epochs, true))?)
     }
 
     fn charts(&self) -> Vec<Chart<'_>> {
@@ -405,11 +404,6 @@ fn read_rows<T: DeserializeOwned>(path: &Path, wanted: impl Fn(&T) -> bool) -> R
         }
     }
     Ok(rows)
-}
-
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FolderError {
-    let path = path.to_owned();
-    move |cause| FolderError::Io { path, cause }
 }
 
 #[cfg(test)]

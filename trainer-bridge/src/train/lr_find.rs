@@ -10,7 +10,6 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tch::Device;
 
-use super::checkpoint;
 use super::config::Config;
 use super::dataset::Dataset;
 use super::ema;
@@ -18,6 +17,7 @@ use super::learner::Learner;
 use super::loader::{Batch, LoadError, Loader};
 use super::plot::{self, Chart, Line, Mark};
 use super::setup;
+use crate::files;
 
 /// A sweep ends where the running mean of the loss is this many times its best.
 const DIVERGED: f64 = 4.0;
@@ -189,8 +189,8 @@ pub(super) fn run(config: &Config, device: Device, sweep: &Sweep, out: &Path) ->
     for (Trial { rate, loss }, trend) in trials.iter().zip(trends(&trials)) {
         let _ = writeln!(table, "{rate:e},{:e},{loss},{}", rate * ratio, trend.loss);
     }
-    checkpoint::replace(&out.join("lr-find.csv"), table.as_bytes())?;
-    checkpoint::replace(&out.join("lr-find.svg"), plot::svg(&[chart(&trials, suggestion)])?.as_bytes())?;
+    files::replace(&out.join("lr-find.csv"), table.as_bytes())?;
+    files::replace(&out.join("lr-find.svg"), plot::svg(&[chart(&trials, suggestion)])?.as_bytes())?;
     match suggestion {
         Some(Suggestion { low, high, rate }) => println!(
             "the loss falls quickly up to {high:.1e}, from {low:.1e}\nsuggestion: --set optimizer.head_lr={rate:.1e} \

@@ -158,9 +158,14 @@ where
     X::CoordDescType: Ranged<ValueType = f64> + plotters::coord::ranged1d::ValueFormatter<f64>,
 {
     let (bottom, top) = (y.start, y.end);
-    // Good shares are high, good losses low.
-    let legend =
-        if chart.is_share { SeriesLabelPosition::LowerRight } else { SeriesLabelPosition::UpperRight };
+    // Where the lines don't end.
+    let ends: Vec<f64> = chart.lines.iter().filter_map(|line| line.points.last()).map(|end| end.1).collect();
+    let n_high = ends.iter().filter(|end| **end > bottom.midpoint(top)).count();
+    let legend = if 2 * n_high > ends.len() {
+        SeriesLabelPosition::LowerRight
+    } else {
+        SeriesLabelPosition::UpperRight
+    };
     let mut context = ChartBuilder::on(area)
         .caption(chart.title, ("sans-serif", 18))
         .margin(10)

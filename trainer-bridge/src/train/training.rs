@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
 
-use super::checkpoint::{self, CheckpointError, Phase, Progress};
+use super::checkpoint::{CheckpointError, Phase, Progress};
 use super::config::{Config, ConfigError};
 use super::console::{Console, Position};
 use super::dataset::{Dataset, DatasetError};
@@ -17,6 +17,7 @@ use super::loader::{Batch, LoadError, Loader};
 use super::metrics::Measures;
 use super::sampler::{Sampler, SamplerError};
 use super::setup;
+use crate::model::checkpoint::{CheckpointError as SaveError, save_tensors};
 use crate::model::weights::{self, WeightsError};
 
 /// Names of tensors in a state start with one of these.
@@ -79,6 +80,12 @@ pub enum TrainError {
 
 impl From<CheckpointError> for TrainError {
     fn from(error: CheckpointError) -> Self {
+        TrainError::Folder(error.into())
+    }
+}
+
+impl From<SaveError> for TrainError {
+    fn from(error: SaveError) -> Self {
         TrainError::Folder(error.into())
     }
 }
@@ -308,7 +315,7 @@ impl Training {
         let (measures, ema_measures) = self.validate()?;
         let is_best = measures.loss < self.progress.best_loss;
         if is_best {
-            checkpoint::save(&self.folder.best(), &ema::snapshot(&self.learner.store), None)?;
+            save_tensors(&ema::snapshot(&self.learner.store), None, &self.folder.best())?;
             self.progress.best_loss = measures.loss;
             self.progress.epochs_without_better = 0;
         } else {
@@ -317,7 +324,7 @@ impl Training {
         if let (Some(ema), Some(Measures { loss, .. })) = (&self.ema, ema_measures)
             && loss < self.progress.best_ema_loss
         {
-            checkpoint::save(&self.folder.path().join(EMA_FILE), ema.mean(), None)?;
+            save_tensors(ema.mean(), None, &self.folder.path().join(EMA_FILE))?;
             self.progress.best_ema_loss = loss;
         }
         let row = EpochRow {

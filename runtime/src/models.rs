@@ -1,0 +1,334 @@
+//! `candor bundle` and `candor slot`: what is installed, what may be, and which model a run uses.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use candor::bundle::{self, BundleError, Digest, Roots, UnverifiedBundle, VerifiedBundle};
+use candor::engine::Engine;
+use candor::slot::{self, Boot, Folder, Held, Name, Settings, SlotError, Started, Store};
+
+use crate::cli::Device;
+use crate::scan::exit;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  2  the command line or the configuration is wrong
+  4  a file of the slots could not be read or written
+  5  the bundle, the key list or the step is refused; nothing was changed";
+
+/// Commands on bundles.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bundle {
+    /// Print what a signed bundle says of itself, once its signatures hold.
+    #[command(after_help = EXIT_CODES)]
+    Show(BundleFile),
+    /// Check everything about a signed bundle that a device checks before it installs it.
+    #[command(after_help = EXIT_CODES)]
+    Verify(BundleFile),
+}
+
+/// Arguments of `candor bundle`.
+#[derive(Debug, Args)]
+pub(crate) struct BundleFile {
+    /// The bundle, or - for standard input.
+    file: PathBuf,
+    /// Whom it may come from.
+    #[command(flatten)]
+    device: Device,
+}
+
+/// Arguments of `candor slot`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Slot {
+    /// What to do.
+    #[command(subcommand)]
+    step: Step,
+    /// The device.
+    #[command(flatten)]
+    device: Device,
+}
+
+/// What to do with the slots.
+#[derive(Debug, Subcommand)]
+enum Step {
+    /// Check a signed bundle and stage it: the next scan tries it.
+    Install {
+        /// The bundle, or - for standard input.
+        file: PathBuf,
+    },
+    /// Print what the slots hold and what happened.
+    Status {
+        /// As JSON (described in runtime/JSON.md).
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep the model in trial.
+    Confirm,
+    /// Give up the model that is staged or in trial; without one, go back to the one before.
+    Rollback {
+        /// Why, for the history.
+        #[arg(long, value_name = "TEXT", default_value = "asked for")]
+        reason: String,
+    },
+    /// Take over a newer key list.
+    Keys {
+        /// The key list, or - for standard input.
+        file: PathBuf,
+    },
+}
+
+/// A command that went wrong: its exit code and what to say.
+struct Failure(u8, String);
+
+impl From<SlotError> for Failure {
+    fn from(error: SlotError) -> Self {
+        let is_of_disk = matches!(
+            error,
+            SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_))
+        );
+        Failure(if is_of_disk { exit::NOT_WRITTEN } else { exit::REFUSED }, error.to_string())
+    }
+}
+
+impl From<BundleError> for Failure {
+    fn from(error: BundleError) -> Self {
+        Failure(exit::REFUSED, error.to_string())
+    }
+}
+
+fn usage(message: impl ToString) -> Failure {
+    Failure(exit::USAGE, message.to_string())
+}
+
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, message)) => {
+            eprintln!("candor: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn settings(device: &Device) -> Result<(Settings, Roots), Failure> {
+    let config = device.settings().map_err(usage)?;
+    config.check().map_err(usage)?;
+    let roots = config.slots.roots().map_err(usage)?;
+    Ok((config.slots, roots))
+}
+
+fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let file = File::open(path).map_err(|error| usage(format!("{}: {error}", path.display())))?;
+    Ok(Box::new(file))
+}
+
+/// Seconds since 1970 by the system's clock; 0 for one that is before that.
+fn now_unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn shown(unix_s: u64) -> String {
+    let second = i64::try_from(unix_s).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(second).map_or_else(|_| format!("{unix_s} s"), |time| time.to_string())
+}
+
+/// Runs `candor bundle`.
+pub(crate) fn run_bundle(command: &Bundle) -> ExitCode {
+    ended(match command {
+        Bundle::Show(args) => verified(args).and_then(|(bundle, _)| show(&bundle)),
+        Bundle::Verify(args) => verify(args),
+    })
+}
+
+fn verified(args: &BundleFile) -> Result<(VerifiedBundle<Box<dyn Read>>, Settings), Failure> {
+    let (settings, roots) = settings(&args.device)?;
+    let bundle = UnverifiedBundle::read(open(&args.file)?)?;
+    Ok((bundle.verify(&roots, None, Some(now_unix_s()))?, settings))
+}
+
+fn show(bundle: &VerifiedBundle<Box<dyn Read>>) -> Result<(), Failure> {
+    let signers: Vec<_> = bundle
+        .signers()
+        .iter()
+        .map(|key| json!({ "name": key.name, "key_id": key.public.id(), "expires_unix_s": key.expires_unix_s }))
+        .collect();
+    let whole = json!({
+        "schema": 1, "manifest": bundle.manifest(), "signers": signers, "key_list": bundle.key_list().0,
+    });
+    println!("{whole:#}");
+    Ok(())
+}
+
+fn verify(args: &BundleFile) -> Result<(), Failure> {
+    let (bundle, settings) = verified(args)?;
+    let (manifest, release) = (bundle.manifest(), bundle.release());
+    slot::admit(manifest, release, &settings, 0, now_unix_s()).map_err(|why| {
+        Failure(exit::REFUSED, format!("bundle {} {}: {why}", manifest.id, manifest.version))
+    })?;
+    let (id, version) = (manifest.id.clone(), manifest.version.clone());
+    let signers: Vec<String> =
+        bundle.signers().iter().map(|key| Held::signer(&key.name, key.public.id())).collect();
+    let (epoch, expires) = (release.security_epoch, shown(release.expires_unix_s));
+    let digest = bundle.copy(&mut io::sink())?;
+    println!("{id} {version}: whole, signed by {}", signers.join(", "));
+    println!("security epoch {epoch}, to be installed before {expires}, SHA-256 {digest}");
+    Ok(())
+}
+
+/// Runs `candor slot`.
+pub(crate) fn run_slot(args: &Slot) -> ExitCode {
+    ended(slot_step(args))
+}
+
+fn locked(folder: &Path) -> Result<Store<Folder>, SlotError> {
+    let folder = Folder::lock(folder).map_err(|cause| SlotError::Io {
+        operation: "lock",
+        file: folder.display().to_string(),
+        cause,
+    })?;
+    Store::open(folder)
+}
+
+fn slot_step(args: &Slot) -> Result<(), Failure> {
+    let (settings, roots) = settings(&args.device)?;
+    let missing = || usage("slots: expected a folder, --slots DIR or slots.folder, found none");
+    let folder = settings.folder.as_deref().ok_or_else(missing)?;
+    let mut store = locked(folder)?;
+    let (now, name) = (now_unix_s(), |held: &Held| format!("{} {}", held.id, held.version));
+    match &args.step {
+        Step::Install { file } => {
+            let held = store.install(open(file)?, &roots, &settings, now)?;
+            println!("{} is installed; the next scan tries it. SHA-256 {}", name(&held), held.digest);
+        }
+        Step::Status { json: false } => print_status(&store, &roots)?,
+        Step::Status { json: true } => {
+            let serial = store.key_list(&roots)?.map(|list| list.serial);
+            let (record, next) = (store.record(), store.record().slots.next_boot());
+            let digest = next.held().map(|held| held.digest);
+            let whole = json!({ "schema": 1, "next": digest, "record": record, "key_list_serial": serial });
+            println!("{whole:#}");
+        }
+        Step::Confirm => println!("{} is confirmed", name(&store.confirm(&roots, now)?)),
+        Step::Rollback { reason } => {
+            let given_up = store.roll_back(reason, now)?;
+            let next = match store.record().slots.next_boot() {
+                Boot::Floor => "the built-in model".to_owned(),
+                Boot::Confirmed(held) | Boot::Trial(held) => name(&held),
+            };
+            println!("{} is given up; the next scan runs {next}", name(&given_up));
+        }
+        Step::Keys { file } => {
+            let list = store.rotate_keys(open(file)?, &roots)?;
+            println!("key list with serial {}, {} keys", list.serial, list.keys.len());
+        }
+    }
+    Ok(())
+}
+
+fn print_status(store: &Store<Folder>, roots: &Roots) -> Result<(), Failure> {
+    let slots = &store.record().slots;
+    for name in Name::ALL {
+        let (state, held) = match slots.slot(name) {
+            slot::Slot::Empty => ("empty".to_owned(), None),
+            slot::Slot::Staged(held) => ("staged, the next scan tries it".to_owned(), Some(held)),
+            slot::Slot::Trial { held, left, .. } => (format!("in trial, {left} starts left"), Some(held)),
+            slot::Slot::Confirmed(held) if slots.current() == Some(name) => {
+                ("confirmed, runs".to_owned(), Some(held))
+            }
+            slot::Slot::Confirmed(held) => ("confirmed, the one before".to_owned(), Some(held)),
+            slot::Slot::Bad { held, reason } => (format!("bad: {reason}"), Some(held)),
+        };
+        match held {
+            None => println!("slot {name:?}  {state}"),
+            Some(held) => println!("slot {name:?}  {}  {state}", of(held)),
+        }
+    }
+    if slots.current().is_none() {
+        println!("built-in  runs");
+    }
+    let serial = store.key_list(roots)?.map_or("none".to_owned(), |list| list.serial.to_string());
+    println!("security epoch {}, key list {serial}", slots.security_epoch());
+    for event in &store.record().history {
+        let what = serde_json::to_value(event.what).unwrap_or_default();
+        let reason = event.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        let what = what.as_str().unwrap_or_default();
+        println!("{}  {what:<13}  {}{reason}", shown(event.at_unix_s), of(&event.bundle));
+    }
+    Ok(())
+}
+
+fn of(held: &Held) -> String {
+    let (id, version, epoch) = (&held.id, &held.version, held.security_epoch);
+    format!("{id} {version}, epoch {epoch}, signed by {}", held.signers.join(", "))
+}
+
+/// The bundle that a run uses: the one that is named, else the slots', else the built-in one.
+///
+/// # Errors
+/// What is wrong with the bundle that was named, or with the settings.
+pub(crate) fn bundle_to_run(
+    named: Option<&Path>,
+    settings: &Settings,
+    engine: &Engine,
+) -> Result<Started, String> {
+    let alone = |bundle| Started { bundle, trial: None, notes: Vec::new() };
+    match (named, &settings.folder) {
+        (Some(folder), _) if folder.is_dir() => {
+            bundle::Bundle::open(folder).map(alone).map_err(|error| error.to_string())
+        }
+        (Some(file), _) => signed(file, settings).map(alone).map_err(|Failure(_, message)| message),
+        (None, None) => bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string()),
+        (None, Some(folder)) => {
+            let roots = settings.roots().map_err(|error| error.to_string())?;
+            from_slots(folder, &roots, settings, engine).or_else(|error| {
+                let mut started = bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string())?;
+                started.notes.push(format!("{error}; the built-in bundle runs"));
+                Ok(started)
+            })
+        }
+    }
+}
+
+fn from_slots(
+    path: &Path,
+    roots: &Roots,
+    settings: &Settings,
+    engine: &Engine,
+) -> Result<Started, SlotError> {
+    let failed = |cause| SlotError::Io { operation: "lock", file: path.display().to_string(), cause };
+    match Folder::try_lock(path).map_err(failed)? {
+        Some(folder) => Ok(slot::start(&mut Store::open(folder)?, engine, roots, settings, now_unix_s())?),
+        None => {
+            let store = Store::open(Folder::to_read(path).map_err(failed)?)?;
+            Ok(slot::start_without_trial(&store, roots)?)
+        }
+    }
+}
+
+fn signed(file: &Path, settings: &Settings) -> Result<bundle::Bundle, Failure> {
+    let roots = settings.roots().map_err(usage)?;
+    let now = now_unix_s();
+    let verified = UnverifiedBundle::read(open(file)?)?.verify(&roots, None, Some(now))?;
+    slot::admit(verified.manifest(), verified.release(), settings, 0, now).map_err(usage)?;
+    Ok(verified.load()?.0)
+}
+
+/// Writes down that a run with the bundle in trial ended well.
+pub(crate) fn ran_well(settings: &Settings, digest: Digest) {
+    let Some(folder) = &settings.folder else { return };
+    let written = locked(folder).and_then(|mut store| store.ran_well(digest, now_unix_s()));
+    if let Err(error) = written {
+        eprintln!("candor: {error}; this run counts as a failed start");
+    }
+}

@@ -1,0 +1,98 @@
+//! The slots' folder on a real file system.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::store::Files;
+
+/// Held by whoever changes the folder.
+const LOCK: &str = "lock";
+
+/// A folder; a locked one is changed by no other process while this lives.
+pub struct Folder {
+    path: PathBuf,
+    /// Open for its syncs.
+    handle: File,
+    /// Locked until it is closed.
+    _lock: Option<File>,
+}
+
+impl Folder {
+    /// Creates the folder where it is missing, and waits until this process is alone with it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn lock(path: &Path) -> io::Result<Self> {
+        if !path.is_dir() {
+            fs::create_dir_all(path)?;
+            if let Some(parent) = path.canonicalize()?.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        let lock = Self::lock_file(path)?;
+        lock.lock()?;
+        Ok(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: Some(lock) })
+    }
+
+    /// As [`Folder::lock`] without waiting: nothing where another process is at work.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_lock(path: &Path) -> io::Result<Option<Self>> {
+        let lock = Self::lock_file(path)?;
+        match lock.try_lock() {
+            Ok(()) => {
+                Ok(Some(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: Some(lock) }))
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The folder to read from: what a record names stays there while another process changes it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn to_read(path: &Path) -> io::Result<Self> {
+        Ok(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: None })
+    }
+
+    fn lock_file(path: &Path) -> io::Result<File> {
+        File::options().create(true).write(true).truncate(false).open(path.join(LOCK))
+    }
+}
+
+impl Files for Folder {
+    type Writer = File;
+
+    fn open(&self, name: &str) -> io::Result<impl io::Read> {
+        File::open(self.path.join(name))
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        File::create(self.path.join(name))
+    }
+
+    fn sync(&self, file: File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.path)?;
+        // A name that is no UTF-8 is none of ours.
+        entries.filter_map(|entry| entry.map(|e| e.file_name().into_string().ok()).transpose()).collect()
+    }
+}

@@ -1,0 +1,70 @@
+//! Models on a device: two slots, of which one runs and one may be tried, and the files that keep them.
+//!
+//! `state` is the machine, `record` what is kept of it, `store` puts it on the disk so that a power cut leaves the
+//! old or the new, `folder` is the disk, `admission` says what may be installed, `trial` what may run.
+
+mod admission;
+mod folder;
+mod record;
+mod start;
+mod state;
+mod store;
+mod trial;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::admission::{Inadmissible, admit};
+pub use self::folder::Folder;
+pub use self::record::{Event, MAX_EVENTS, Record, What};
+pub use self::start::{Started, start, start_without_trial};
+pub use self::state::{Boot, Held, Name, Refusal, Slot, Slots};
+pub use self::store::{Files, SlotError, Store};
+pub use self::trial::{Fit, Unfit, try_out};
+
+use crate::bundle::{PublicKey, Roots, TrustError};
+
+/// Where slots are and what a device asks of a bundle; `[slots]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// The slots' folder; without one only the built-in bundle runs.
+    pub folder: Option<PathBuf>,
+    /// Ed25519 public keys that sign key lists.
+    pub root_keys: Vec<PublicKey>,
+    /// How many of them must sign a list.
+    pub root_threshold: usize,
+    /// Starts of a trial that may fail.
+    pub trial_boots: u8,
+    /// Largest bundle.
+    pub max_bundle_bytes: u64,
+    /// Most memory of a bundle's network: weights and activations.
+    pub max_memory_bytes: u64,
+    /// Most time of an inference, as a multiple of the built-in classifier's on the same device.
+    pub max_time_ratio: f32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            folder: None,
+            root_keys: Vec::new(),
+            root_threshold: 1,
+            trial_boots: 3,
+            max_bundle_bytes: 128 << 20,
+            max_memory_bytes: 256 << 20,
+            max_time_ratio: 25.0,
+        }
+    }
+}
+
+impl Settings {
+    /// The keys that are trusted from the start.
+    ///
+    /// # Errors
+    /// [`TrustError::Roots`] where none is configured or the threshold can't be met.
+    pub fn roots(&self) -> Result<Roots, TrustError> {
+        Roots::new(self.root_keys.clone(), self.root_threshold)
+    }
+}

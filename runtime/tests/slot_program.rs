@@ -1,0 +1,229 @@
+//! `candor slot` as a user runs it, and killed at any instant: what comes up is the old or the new.
+//!
+//! `CANDOR_KILLS` and `CANDOR_SEED` choose how many kills and which.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "support/random.rs"]
+mod random;
+#[path = "support/release.rs"]
+mod release;
+
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use candor::bundle::{Digest, KeyList, ListedKey, PublicKey};
+use candor::slot::{Folder, Record, Slot, Store};
+use serde_json::Value;
+
+use crate::random::Random;
+use crate::release::{Draft, key, key_list_file, root, roots, signed_list, signer};
+
+/// Kills of an ordinary test run.
+const N_KILLS: u64 = 24;
+/// The real clock is not there yet.
+const NEVER_S: u64 = 100_000_000_000;
+
+/// A key list and a bundle that don't expire.
+fn draft(seed: u64) -> Draft {
+    let mut draft = Draft::of_noise(seed, 300_000);
+    draft.key_list = lasting_list(1);
+    draft.release().expires_unix_s = NEVER_S;
+    draft
+}
+
+fn lasting_list(serial: u64) -> candor::bundle::Signed {
+    let keys = [signer(), key(3)].map(|key| ListedKey {
+        name: "release".into(),
+        public: PublicKey::of(&key),
+        expires_unix_s: NEVER_S,
+    });
+    signed_list(&KeyList::new(serial, 1, keys.to_vec()).unwrap(), &[root()])
+}
+
+fn program(folder: &Path, step: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_candor"));
+    command.arg("slot").args(step).arg("--slots").arg(folder);
+    command.args(["--root-key", &PublicKey::of(&root()).to_string()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(folder: &Path, step: &[&str], input: &[u8]) -> Output {
+    let mut child = program(folder, step).spawn().unwrap();
+    // A program that refuses early doesn't read all of it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+/// The record, once every bundle that a slot holds has been found whole.
+fn read(folder: &Path) -> Record {
+    let store = Store::open(Folder::lock(folder).unwrap()).unwrap();
+    for held in store.record().slots.held() {
+        store.load(held, &roots()).unwrap();
+    }
+    store.key_list(&roots()).unwrap();
+    store.record().clone()
+}
+
+fn next(record: &Record) -> Option<Digest> {
+    record.slots.next_boot().held().map(|held| held.digest)
+}
+
+#[test]
+fn a_bundle_goes_through_its_life() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("slots");
+    let clean = |output: Output| {
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let refused = |output: Output| {
+        assert_eq!(output.status.code(), Some(5), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(clean(run(&folder, &["install", "-"], &draft(1).bytes())).contains("test 0.1.0 is installed"));
+    let status: Value = serde_json::from_str(&clean(run(&folder, &["status", "--json"], b""))).unwrap();
+    assert_eq!(status["next"], Digest::of(&draft(1).bytes()).to_string());
+    assert_eq!(status["record"]["history"][0]["what"], "installed");
+    assert!(refused(run(&folder, &["confirm"], b"")).contains("no run with it has ended well"));
+    assert!(refused(run(&folder, &["install", "-"], b"nonsense")).contains("first bytes"));
+    assert!(clean(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(2)))).contains("serial 2"));
+    assert!(
+        refused(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(1)))).contains("serial over 2")
+    );
+    assert!(clean(run(&folder, &["status"], b"")).contains("staged, the next scan tries it"));
+    let rolled_back = clean(run(&folder, &["rollback", "--reason", "no good"], b""));
+    assert!(rolled_back.contains("the next scan runs the built-in model"), "{rolled_back}");
+    assert!(clean(run(&folder, &["status"], b"")).contains("bad: no good"));
+    assert!(refused(run(&folder, &["rollback"], b"")).contains("nothing to roll back"));
+}
+
+#[test]
+fn a_scan_tries_a_bundle_and_gives_it_up() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(run(folder.path(), &["install", "-"], &draft(1).bytes()).status.success());
+    let picture = folder.path().join("picture.png");
+    image::RgbImage::new(64, 64).save(&picture).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(["scan", "--json", "--root-key", &PublicKey::of(&root()).to_string(), "--slots"])
+        .args([folder.path(), &picture])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("bundle test 0.1.0 is given up: self-test: network test"), "{said}");
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["model"]["id"], "lite0-224-untrained");
+}
+
+/// Kills the program at some instant: after a number of looks, or a little after a file has come; `false` when it
+/// ended before.
+fn kill(mut child: Child, folder: &Path, coming: &str, random: &mut Random) -> bool {
+    let inode = |name: &str| folder.join(name).metadata().ok().map(|m| m.ino());
+    let record = inode("record");
+    let most = 2 << random.below(12);
+    let n_looks = random.below(most);
+    let event = random.below(4);
+    for look in 0.. {
+        let has_come = match event {
+            0 => look >= n_looks,
+            1 => inode("incoming").is_some(),
+            2 => inode(coming).is_some(),
+            _ => inode("record") != record,
+        };
+        if has_come || child.try_wait().unwrap().is_some() {
+            break;
+        }
+    }
+    let most = 2 << random.below(16);
+    (0..random.below(most)).for_each(|_| std::hint::spin_loop());
+    if let Some(status) = child.try_wait().unwrap() {
+        assert!(matches!(status.code(), Some(0 | 5)), "{status}");
+        return false;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    true
+}
+
+#[test]
+fn killed_at_any_instant_the_old_or_the_new_comes_up() {
+    let env = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (n_kills, seed) = (env("CANDOR_KILLS", N_KILLS), env("CANDOR_SEED", 1));
+    let mut random = Random(seed);
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("slots");
+    let (mut n_killed, mut n_old, mut n_new, mut n_runs) = (0, 0, 0, 0);
+    while n_killed < n_kills {
+        n_runs += 1;
+        assert!(n_runs < 100 * n_kills, "the program always ends before it is killed");
+        let old = if folder.is_dir() { read(&folder) } else { Record::default() };
+        let mut after = old.slots.clone();
+        let (step, input): (&[&str], Vec<u8>) = match random.below(4) {
+            0 if old.slots.held().count() > 0 => {
+                // A trial that has run well, or nothing to confirm.
+                let mut store = Store::open(Folder::lock(&folder).unwrap()).unwrap();
+                if let Some(held) = store.boot(3, 0).unwrap().held() {
+                    store.ran_well(held.digest, 0).unwrap();
+                }
+                after = store.record().slots.clone();
+                let _ = after.confirm();
+                (&["confirm"], Vec::new())
+            }
+            1 if old.slots.held().count() > 0 => {
+                let _ = after.roll_back("test");
+                (&["rollback"], Vec::new())
+            }
+            _ => {
+                if old.slots.can_stage().is_err() {
+                    Store::open(Folder::lock(&folder).unwrap()).unwrap().roll_back("test", 0).unwrap();
+                    continue;
+                }
+                (&["install", "-"], draft(1000 + n_runs).bytes())
+            }
+        };
+        let old = if folder.is_dir() { read(&folder) } else { old };
+        let allowed = match step[0] {
+            "install" => [next(&old), Some(Digest::of(&input))],
+            _ => [next(&old), after.next_boot().held().map(|held| held.digest)],
+        };
+        let coming =
+            if step[0] == "install" { format!("{}.bundle", Digest::of(&input)) } else { "keys".into() };
+        let mut child = program(&folder, step).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let n_given = if random.below(4) > 0 { input.len() } else { random.below(input.len() + 1) };
+        // A program that refuses early doesn't read all of it.
+        let _ = stdin.write_all(&input[..n_given]);
+        // What waits for the rest never comes to an end by itself.
+        let is_killed = if n_given == input.len() {
+            drop(stdin);
+            kill(child, &folder, &coming, &mut random)
+        } else {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            true
+        };
+        if !is_killed {
+            continue;
+        }
+        n_killed += 1;
+        if !folder.is_dir() {
+            continue;
+        }
+        let found = next(&read(&folder));
+        assert!(
+            allowed.contains(&found),
+            "seed {seed}, run {n_runs}, {step:?}: {found:?}, not of {allowed:?}"
+        );
+        if found == allowed[0] { n_old += 1 } else { n_new += 1 }
+    }
+    assert!(
+        n_kills < 100 || (n_old > 0 && n_new > 0),
+        "the kills come too early or too late: {n_old}, {n_new}"
+    );
+    let held: Vec<Slot> = candor::slot::Name::ALL.map(|name| read(&folder).slots.slot(name).clone()).to_vec();
+    println!("{n_killed} kills in {n_runs} runs, seed {seed}: {n_old} old, {n_new} new; in the end {held:?}");
+}
