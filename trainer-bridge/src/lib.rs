@@ -10,6 +10,8 @@ pub mod landmarks;
 pub mod manifest;
 pub mod model;
 pub mod pack;
+pub mod parity;
 pub mod plot;
+pub mod quantize;
 pub mod review;
 pub mod train;

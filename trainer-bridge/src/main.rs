@@ -7,7 +7,7 @@ use trainer_bridge::evaluate::command as evaluate;
 use trainer_bridge::pack::command as pack;
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
-use trainer_bridge::{augment, environment, export, ingest, model, review};
+use trainer_bridge::{augment, environment, export, ingest, model, parity, quantize, review};
 
 /// Trains, measures, exports and packs the classifiers that candor runs.
 #[derive(Debug, Parser)]
@@ -29,6 +29,9 @@ enum Command {
     TrainSpeed(train::SpeedArgs),
     Evaluate(Box<evaluate::Args>),
     Export(export::command::Args),
+    Quantize(quantize::command::Args),
+    QuantizeCheck(quantize::agreement::Args),
+    Parity(parity::command::Args),
     Keygen(pack::Keygen),
     KeyList(pack::MakeKeyList),
     Pack(pack::Pack),
@@ -50,6 +53,9 @@ fn main() -> ExitCode {
         Command::TrainSpeed(args) => train::measure(&args),
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Export(args) => export::command::run(&args),
+        Command::Quantize(args) => quantize::command::run(&args),
+        Command::QuantizeCheck(args) => quantize::agreement::run(&args),
+        Command::Parity(args) => parity::command::run(&args),
         Command::Keygen(args) => pack::keygen(&args),
         Command::KeyList(args) => pack::key_list(&args),
         Command::Pack(args) => pack::make(&args),

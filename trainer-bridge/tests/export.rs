@@ -8,49 +8,19 @@ use std::path::Path;
 use std::process::Command;
 
 use candor::engine::Engine;
-use support::{OnnxRuntime, cached, largest_difference, values};
+use support::{OnnxRuntime, cached, largest_difference, noise, used_network, values};
 use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, no_grad};
 use trainer_bridge::export;
 use trainer_bridge::model::{Backbone, Network, Spec, checkpoint, weights};
 
 /// Of the largest logit, or of 1.
 const MOST: f32 = 1e-4;
-const SEED: i64 = 11;
-
-/// A network whose batch normalisations have seen a batch and have gains and biases of their own.
-fn used_network(variables: &VarStore, spec: &Spec) -> Network {
-    tch::manual_seed(SEED);
-    let network = Network::new(&variables.root(), spec);
-    let noise = noise(8, spec);
-    let _logits = no_grad(|| {
-        for (name, variable) in sorted(variables) {
-            if name.ends_with(".norm.weight") {
-                let _ = { variable }.uniform_(0.5, 1.5);
-            } else if name.ends_with(".norm.bias") {
-                let _ = { variable }.uniform_(-0.3, 0.3);
-            }
-        }
-        network.forward_t(&noise, true)
-    });
-    network
-}
 
 /// Largest difference, against the largest of `expected` where that is below 1.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
     let peak = expected.iter().fold(0.0f32, |peak, logit| peak.max(logit.abs()));
     largest_difference(found, expected) / peak.min(1.0)
-}
-
-fn noise(n_pictures: i64, spec: &Spec) -> Tensor {
-    let side = i64::from(spec.size_px());
-    Tensor::randn([n_pictures, 3, side, side], (Kind::Float, Device::Cpu))
-}
-
-fn sorted(variables: &VarStore) -> Vec<(String, Tensor)> {
-    let mut sorted: Vec<_> = variables.variables().into_iter().collect();
-    sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    sorted
 }
 
 #[test]

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use self::kernels::Kernels;
 pub use self::model::{Model, Normalisation, Op, Picture, Traced};
+pub use self::numbers::sigmoid;
 pub use self::pieces::Pieces;
 use self::team::Team;
 

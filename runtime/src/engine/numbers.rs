@@ -23,8 +23,8 @@ fn exp(x: f64) -> f64 {
     sum * power
 }
 
-/// 1 / (1 + e^-x).
-pub(super) fn sigmoid(x: f32) -> f32 {
+/// 1 / (1 + e^-x), the same on every platform: what the tables of int8 networks are made of.
+pub fn sigmoid(x: f32) -> f32 {
     #[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest f32")]
     let y = (1.0 / (1.0 + exp(-f64::from(x)))) as f32;
     y

@@ -4,14 +4,14 @@
 //! constants have the names of the scripts in `models/`.
 
 pub mod command;
-mod onnx;
+pub(crate) mod onnx;
 
 use prost::Message as _;
 use tch::{Kind, Tensor};
 
 use self::onnx::{Attribute, Constant, FLOAT, Graph, Model, Node, OperatorSet, Property, Value};
-use crate::model::Network;
 use crate::model::description::{Convolution, Layer, N_CLASSES, Op};
+use crate::model::{Network, Spec};
 
 /// The operators' version: the first with scales per channel, which every engine in use reads.
 pub const OPSET: i64 = 13;
@@ -27,7 +27,6 @@ pub const LOGITS: &str = "logits";
 /// `labels` (the logits' names). Equal networks give equal bytes.
 pub fn onnx(network: &Network) -> Vec<u8> {
     let spec = network.spec();
-    let size_px = i64::from(spec.size_px());
     let mut writer = Writer {
         network: &network.folded(),
         side_px: Vec::new(),
@@ -37,25 +36,33 @@ pub fn onnx(network: &Network) -> Vec<u8> {
     for (idx, layer) in network.description().layers.iter().enumerate() {
         writer.layer(idx, layer);
     }
-    let mut graph = writer.graph;
+    model(writer.graph, spec, N_CLASSES, "float")
+}
+
+/// The bytes of a file around `graph`, whose logits are `n_classes`; `kind` says what its numbers are.
+pub(crate) fn model(mut graph: Graph, spec: &Spec, n_classes: i64, kind: &str) -> Vec<u8> {
+    let size_px = i64::from(spec.size_px());
     graph.name = "classifier".into();
     graph.input = vec![Value::batch(INPUT, &[3, size_px, size_px])];
-    graph.output = vec![Value::batch(LOGITS, &[N_CLASSES])];
+    graph.output = vec![Value::batch(LOGITS, &[n_classes])];
     let property = |key: &str, value| Property { key: key.into(), value };
     let json =
         |value: Result<String, serde_json::Error>| value.unwrap_or_else(|_| unreachable!("plain numbers"));
+    let mut metadata_props = vec![
+        property("spec", json(serde_json::to_string(spec))),
+        property("input", json(serde_json::to_string(&spec.input))),
+    ];
+    if n_classes == N_CLASSES {
+        metadata_props.push(property("labels", "real,fake".into()));
+    }
     let model = Model {
         ir_version: IR_VERSION,
         producer_name: env!("CARGO_PKG_NAME").into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
-        doc_string: format!("{}, {size_px} px, float", spec.backbone),
+        doc_string: format!("{}, {size_px} px, {kind}", spec.backbone),
         graph: Some(graph),
         opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
-        metadata_props: vec![
-            property("spec", json(serde_json::to_string(spec))),
-            property("input", json(serde_json::to_string(&spec.input))),
-            property("labels", "real,fake".into()),
-        ],
+        metadata_props,
     };
     model.encode_to_vec()
 }
@@ -96,12 +103,7 @@ impl Writer<'_> {
             }
             Op::Sigmoid => self.node("Sigmoid", inputs, name, vec![]),
             &Op::MaxPool { kernel_px, stride } => {
-                let attributes = vec![
-                    Attribute::ints("kernel_shape", &[kernel_px; 2]),
-                    Attribute::ints("strides", &[stride; 2]),
-                    Attribute::ints("pads", &[kernel_px / 2; 4]),
-                ];
-                self.node("MaxPool", inputs, name, attributes);
+                self.node("MaxPool", inputs, name, max_pool_attributes(kernel_px, stride));
                 side_px = (side_px + stride - 1) / stride;
             }
             Op::Mean => {
@@ -152,7 +154,8 @@ impl Writer<'_> {
     }
 }
 
-fn convolution_attributes(op: &Convolution, side_px: i64) -> Vec<Attribute> {
+/// A Conv's attributes at an input of `side_px`.
+pub(crate) fn convolution_attributes(op: &Convolution, side_px: i64) -> Vec<Attribute> {
     let (before, after) = op.pads(side_px);
     vec![
         Attribute::ints("kernel_shape", &[op.kernel_px; 2]),
@@ -162,7 +165,17 @@ fn convolution_attributes(op: &Convolution, side_px: i64) -> Vec<Attribute> {
     ]
 }
 
-fn little_endian(tensor: &Tensor) -> Vec<u8> {
+/// A MaxPool's attributes.
+pub(crate) fn max_pool_attributes(kernel_px: i64, stride: i64) -> Vec<Attribute> {
+    vec![
+        Attribute::ints("kernel_shape", &[kernel_px; 2]),
+        Attribute::ints("strides", &[stride; 2]),
+        Attribute::ints("pads", &[kernel_px / 2; 4]),
+    ]
+}
+
+/// A tensor's numbers as the format holds f32.
+pub(crate) fn little_endian(tensor: &Tensor) -> Vec<u8> {
     let flat = tensor.to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous().reshape([-1]);
     let mut values = vec![0.0f32; flat.numel()];
     flat.copy_data(&mut values, flat.numel());

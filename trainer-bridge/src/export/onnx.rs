@@ -5,81 +5,87 @@
 use prost::Message;
 
 /// FLOAT of `TensorProto.DataType`.
-pub(super) const FLOAT: i32 = 1;
+pub(crate) const FLOAT: i32 = 1;
+/// UINT8 of the same.
+pub(crate) const UINT8: i32 = 2;
+/// INT8 of the same.
+pub(crate) const INT8: i32 = 3;
+/// INT32 of the same.
+pub(crate) const INT32: i32 = 6;
 /// INT and INTS of `AttributeProto.AttributeType`.
 const INT: i32 = 2;
 const INTS: i32 = 7;
 
 /// A whole file.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Model {
+pub(crate) struct Model {
     #[prost(int64, tag = "1")]
-    pub(super) ir_version: i64,
+    pub(crate) ir_version: i64,
     #[prost(string, tag = "2")]
-    pub(super) producer_name: String,
+    pub(crate) producer_name: String,
     #[prost(string, tag = "3")]
-    pub(super) producer_version: String,
+    pub(crate) producer_version: String,
     #[prost(string, tag = "6")]
-    pub(super) doc_string: String,
+    pub(crate) doc_string: String,
     #[prost(message, optional, tag = "7")]
-    pub(super) graph: Option<Graph>,
+    pub(crate) graph: Option<Graph>,
     #[prost(message, repeated, tag = "8")]
-    pub(super) opset_import: Vec<OperatorSet>,
+    pub(crate) opset_import: Vec<OperatorSet>,
     #[prost(message, repeated, tag = "14")]
-    pub(super) metadata_props: Vec<Property>,
+    pub(crate) metadata_props: Vec<Property>,
 }
 
 /// Which operators the nodes mean.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct OperatorSet {
+pub(crate) struct OperatorSet {
     #[prost(string, tag = "1")]
-    pub(super) domain: String,
+    pub(crate) domain: String,
     #[prost(int64, tag = "2")]
-    pub(super) version: i64,
+    pub(crate) version: i64,
 }
 
 /// One entry of the metadata.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Property {
+pub(crate) struct Property {
     #[prost(string, tag = "1")]
-    pub(super) key: String,
+    pub(crate) key: String,
     #[prost(string, tag = "2")]
-    pub(super) value: String,
+    pub(crate) value: String,
 }
 
 /// Nodes in an order in which they can run.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Graph {
+pub(crate) struct Graph {
     #[prost(message, repeated, tag = "1")]
-    pub(super) node: Vec<Node>,
+    pub(crate) node: Vec<Node>,
     #[prost(string, tag = "2")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(message, repeated, tag = "5")]
-    pub(super) initializer: Vec<Constant>,
+    pub(crate) initializer: Vec<Constant>,
     #[prost(message, repeated, tag = "11")]
-    pub(super) input: Vec<Value>,
+    pub(crate) input: Vec<Value>,
     #[prost(message, repeated, tag = "12")]
-    pub(super) output: Vec<Value>,
+    pub(crate) output: Vec<Value>,
 }
 
 /// One operator.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Node {
+pub(crate) struct Node {
     #[prost(string, repeated, tag = "1")]
-    pub(super) input: Vec<String>,
+    pub(crate) input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
-    pub(super) output: Vec<String>,
+    pub(crate) output: Vec<String>,
     #[prost(string, tag = "3")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(string, tag = "4")]
-    pub(super) op_type: String,
+    pub(crate) op_type: String,
     #[prost(message, repeated, tag = "5")]
-    pub(super) attribute: Vec<Attribute>,
+    pub(crate) attribute: Vec<Attribute>,
 }
 
 /// An operator's setting.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Attribute {
+pub(crate) struct Attribute {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(int64, optional, tag = "3")]
@@ -91,32 +97,32 @@ pub(super) struct Attribute {
 }
 
 impl Attribute {
-    pub(super) fn int(name: &str, value: i64) -> Self {
+    pub(crate) fn int(name: &str, value: i64) -> Self {
         Attribute { name: name.into(), i: Some(value), ints: Vec::new(), kind: INT }
     }
 
-    pub(super) fn ints(name: &str, values: &[i64]) -> Self {
+    pub(crate) fn ints(name: &str, values: &[i64]) -> Self {
         Attribute { name: name.into(), i: None, ints: values.to_vec(), kind: INTS }
     }
 }
 
 /// A tensor with its numbers.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Constant {
+pub(crate) struct Constant {
     #[prost(int64, repeated, packed = "false", tag = "1")]
-    pub(super) dims: Vec<i64>,
+    pub(crate) dims: Vec<i64>,
     #[prost(int32, tag = "2")]
-    pub(super) data_type: i32,
+    pub(crate) data_type: i32,
     #[prost(string, tag = "8")]
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Little-endian.
     #[prost(bytes = "vec", tag = "9")]
-    pub(super) raw_data: Vec<u8>,
+    pub(crate) raw_data: Vec<u8>,
 }
 
 /// An input or output.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Value {
+pub(crate) struct Value {
     #[prost(string, tag = "1")]
     name: String,
     #[prost(message, optional, tag = "2")]
@@ -154,7 +160,7 @@ struct Dimension {
 
 impl Value {
     /// An f32 tensor [N, ...`shape`] for any N.
-    pub(super) fn batch(name: &str, shape: &[i64]) -> Self {
+    pub(crate) fn batch(name: &str, shape: &[i64]) -> Self {
         let n_pictures = Dimension { value: None, parameter: Some("N".into()) };
         let rest = shape.iter().map(|&extent| Dimension { value: Some(extent), parameter: None });
         let shape = Some(Shape { dim: std::iter::once(n_pictures).chain(rest).collect() });

@@ -1,12 +1,17 @@
-//! Runs networks in ONNX Runtime for tests to compare with.
+//! Networks for tests, and ONNX Runtime to compare them with.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(dead_code, reason = "each test uses a part")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tch::{Kind, Tensor};
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor, no_grad};
+use trainer_bridge::model::{Network, Spec};
+
+const SEED: i64 = 11;
 
 /// `path` below the repository's `.cache`; `None`, with a printed reason, where `tests/setup` hasn't put it there.
 pub(crate) fn cached(path: &str) -> Option<PathBuf> {
@@ -87,4 +92,34 @@ pub(crate) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     }
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     differences.fold(0.0, |most, d| if d.is_nan() { f32::INFINITY } else { most.max(d) })
+}
+
+/// A network whose batch normalisations have seen a batch and have gains and biases of their own.
+pub(crate) fn used_network(variables: &VarStore, spec: &Spec) -> Network {
+    tch::manual_seed(SEED);
+    let network = Network::new(&variables.root(), spec);
+    let noise = noise(8, spec);
+    let _logits = no_grad(|| {
+        for (name, variable) in sorted(variables) {
+            if name.ends_with(".norm.weight") {
+                let _ = { variable }.uniform_(0.5, 1.5);
+            } else if name.ends_with(".norm.bias") {
+                let _ = { variable }.uniform_(-0.3, 0.3);
+            }
+        }
+        network.forward_t(&noise, true)
+    });
+    network
+}
+
+/// Pictures of unit normal numbers.
+pub(crate) fn noise(n_pictures: i64, spec: &Spec) -> Tensor {
+    let side = i64::from(spec.size_px());
+    Tensor::randn([n_pictures, 3, side, side], (Kind::Float, Device::Cpu))
+}
+
+fn sorted(variables: &VarStore) -> Vec<(String, Tensor)> {
+    let mut sorted: Vec<_> = variables.variables().into_iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    sorted
 }

@@ -1,0 +1,124 @@
+//! The float network over a plan's nodes: what int8 is measured against.
+
+use tch::Tensor;
+
+use super::plan::{Kind, Node, Plan};
+use crate::model::Network;
+use crate::model::description::Convolution;
+
+/// A layer's numbers.
+#[derive(Debug)]
+pub struct Parameters {
+    /// f32; the first axis counts outputs.
+    pub weight: Tensor,
+    /// f32 [outputs].
+    pub bias: Tensor,
+}
+
+impl Clone for Parameters {
+    fn clone(&self) -> Self {
+        Parameters { weight: self.weight.copy(), bias: self.bias.copy() }
+    }
+}
+
+/// A network in inference, batch normalisation folded.
+#[derive(Clone, Debug)]
+pub struct Float {
+    /// Its nodes.
+    pub plan: Plan,
+    /// For each node, its numbers, if it has any.
+    pub parameters: Vec<Option<Parameters>>,
+}
+
+impl Float {
+    /// A copy of a network.
+    pub fn new(network: &Network) -> Self {
+        let plan = Plan::new(network.description());
+        let parameters = folded(network, &plan);
+        Float { plan, parameters }
+    }
+
+    /// A copy of a network's backbone with one dense layer, called `name`, on the features.
+    pub fn with_classifier(network: &Network, name: &str, classifier: Parameters) -> Self {
+        let plan = Plan::with_classifier(network.description(), name, classifier.weight.size()[0]);
+        let mut parameters = folded(network, &plan);
+        parameters[plan.logits_idx()] = Some(classifier);
+        Float { plan, parameters }
+    }
+
+    /// A node's numbers.
+    pub fn of(&self, idx: usize) -> &Parameters {
+        let parameters = self.parameters[idx].as_ref();
+        parameters.unwrap_or_else(|| unreachable!("{} has weights", self.plan.nodes[idx].name))
+    }
+
+    /// A node's values before its clip, of its inputs' values.
+    pub fn unclipped(&self, idx: usize, inputs: &[&Tensor]) -> Tensor {
+        let node = &self.plan.nodes[idx];
+        if node.is_product() {
+            let Parameters { weight, bias } = self.of(idx);
+            return product(node, inputs[0], weight, Some(bias));
+        }
+        match &node.kind {
+            Kind::Silu => inputs[0].silu(),
+            Kind::Sigmoid => inputs[0].sigmoid(),
+            &Kind::MaxPool { kernel_px, stride } => max_pool(inputs[0], kernel_px, stride),
+            Kind::Mean => inputs[0].mean_dim([2i64, 3].as_slice(), true, None),
+            Kind::Flatten => inputs[0].flatten(1, -1),
+            Kind::Multiply => inputs[0] * inputs[1],
+            Kind::Add => inputs[0] + inputs[1],
+            Kind::Input | Kind::Convolution(_) | Kind::Dense { .. } => inputs[0].shallow_clone(),
+        }
+    }
+
+    /// A node's values; of the input node, `input`.
+    pub fn node(&self, idx: usize, inputs: &[&Tensor], input: &Tensor) -> Tensor {
+        if idx == 0 {
+            return input.shallow_clone();
+        }
+        self.plan.nodes[idx].clip.apply(self.unclipped(idx, inputs))
+    }
+
+    /// The logits of f32 `input` [N,3,S,S].
+    pub fn logits(&self, input: &Tensor) -> Tensor {
+        self.plan.walk(|idx, inputs| self.node(idx, inputs, input))
+    }
+}
+
+fn folded(network: &Network, plan: &Plan) -> Vec<Option<Parameters>> {
+    let folded = network.folded();
+    let n_layers = network.description().layers.len();
+    let of = |node: &Node| {
+        let (weight, bias) = folded.weight_and_bias(node.layer_idx)?;
+        Some(Parameters { weight: weight.copy(), bias: bias.copy() })
+    };
+    plan.nodes
+        .iter()
+        .map(|node| if node.is_product() && node.layer_idx < n_layers { of(node) } else { None })
+        .collect()
+}
+
+/// A convolution's or a dense layer's sums.
+pub(super) fn product(node: &Node, input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    let Kind::Convolution(convolution) = &node.kind else { return input.linear(weight, bias) };
+    let (padded, padding) = padded(convolution, input);
+    padded.conv2d(weight, bias, [convolution.stride; 2], padding, [1; 2], convolution.groups)
+}
+
+/// The input with what must be added on one side only, and the zeros that a convolution adds on both.
+pub(super) fn padded(convolution: &Convolution, input: &Tensor) -> (Tensor, [i64; 2]) {
+    let size = input.size();
+    let (rows, columns) = (convolution.pads(size[2]), convolution.pads(size[3]));
+    let excess = [columns.1 - columns.0, rows.1 - rows.0];
+    let padded = if excess == [0; 2] {
+        input.shallow_clone()
+    } else {
+        input.constant_pad_nd([0, excess[0], 0, excess[1]])
+    };
+    (padded, [rows.0, columns.0])
+}
+
+/// The largest of each window.
+pub(super) fn max_pool(input: &Tensor, kernel_px: i64, stride: i64) -> Tensor {
+    input.max_pool2d([kernel_px; 2], [stride; 2], [kernel_px / 2; 2], [1; 2], false)
+}
