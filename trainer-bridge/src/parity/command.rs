@@ -128,7 +128,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             let [float, int8] =
                 in_onnx_runtime(python, &folder.file("scratch"), &floats, (rows.len(), side), &files)?;
             stages.push(stage("float, ONNX Runtime", 0, Some(MOST_FLOAT), float));
-            // It rounds a few of a sum's ties the other way: like int8 itself, by what that changes.
+            // A few bytes of its sums may differ by one: held, like int8 itself, to what that changes.
             stages.push(stage("int8, ONNX Runtime", 3, None, int8));
         }
     }

@@ -24,7 +24,7 @@ pub(super) fn html(source: &Source, rows: &[Row], divergence: f64) -> String {
     let n_float = rows.iter().filter(|row| row.numbers == "float").count();
     let _ = write!(
         page,
-        "<h1>{} at {} px in int8</h1><p>Signal to noise against the float network, on crops that nothing was fitted to. \
+        "<h1>{} at {} px in int8</h1><p>Signal to noise against the float network, on validation crops, which nothing but the choice of layers in float and of training or not rests on. \
          \"Alone\": this node alone in int8; \"whole\": all of them. Mean divergence of the classes' probabilities: \
          {divergence:.6}. Layers that stay in float (those below {} dB alone, at most {}): {n_float}.</p>\
          <details><summary>Recipe</summary><pre>{recipe}</pre></details><table><tr><th>tensor<th>made by<th>numbers\

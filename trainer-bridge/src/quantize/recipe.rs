@@ -75,7 +75,7 @@ pub struct Crops {
     pub n_refining: usize,
     /// With their classes, for training.
     pub training: Vec<(Tensor, Tensor)>,
-    /// Nothing is fitted to them.
+    /// Validation's: they decide which layers stay in float and whether training is kept; nothing else rests on them.
     pub checks: Vec<Tensor>,
 }
 
