@@ -197,7 +197,10 @@ pub(super) fn run(config: &Config, device: Device, sweep: &Sweep, out: &Path) ->
              --set optimizer.base_lr={:.1e}",
             rate * ratio
         ),
-        None => println!("no suggestion: the loss never falls; see {}", out.join("lr-find.svg").display()),
+        None => println!(
+            "no suggestion: no fall of the loss is clear of its noise; more --steps or larger batches may show one; see {}",
+            out.join("lr-find.svg").display()
+        ),
     }
     Ok(())
 }
