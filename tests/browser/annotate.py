@@ -12,15 +12,13 @@ import argparse
 import base64
 import http.server
 import json
-import os
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
-import urllib.request
+
+from chromium import Browser, programs
 
 PAGE = b"""<!doctype html><meta charset=utf-8><style>body{margin:0;background:#444}</style>
 <video id=video src=/video.mp4 muted style="max-width:100vw;max-height:100vh"></video>"""
@@ -85,43 +83,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Browser:
-    """A headless Chromium behind ChromeDriver (W3C WebDriver)."""
-
-    def __init__(self, chromium, chromedriver, profile):
-        self.driver = subprocess.Popen(
-            [chromedriver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        for line in self.driver.stdout:
-            if found := re.search(r"started successfully on port (\d+)", line):
-                self.base = f"http://127.0.0.1:{found[1]}/session"
-                break
-        else:
-            sys.exit("ChromeDriver ended before it listened")
-        # Its later output must not fill the pipe.
-        threading.Thread(target=self.driver.stdout.read, daemon=True).start()
-        switches = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-            "--disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required"
-        ).split()
-        options = {"binary": chromium, "args": [*switches, f"--user-data-dir={profile}", "--window-size=1280,800"]}
-        wanted = {"alwaysMatch": {"goog:chromeOptions": options, "timeouts": {"script": 60_000}}}
-        self.base += "/" + self.call("POST", "", {"capabilities": wanted})["sessionId"]
-
-    def call(self, method, path, body=None):
-        request = urllib.request.Request(self.base + path, method=method)
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, None if body is None else json.dumps(body).encode()) as reply:
-            return json.load(reply)["value"]
-
-    def close(self):
-        try:
-            self.call("DELETE", "")
-        finally:
-            self.driver.terminate()
-            self.driver.wait()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=pathlib.Path)
@@ -129,13 +90,7 @@ def main():
     parser.add_argument("--screenshot", type=pathlib.Path)
     args = parser.parse_args()
 
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        reason = "no chromium and chromedriver on the PATH"
-        if "CANDOR_REQUIRE_FIXTURES" in os.environ:
-            sys.exit(reason)
-        print(f"skipped: {reason}")
-        return
+    chromium, chromedriver = programs()
 
     Handler.video = args.video.read_bytes()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -13,7 +13,6 @@ import argparse
 import base64
 import csv
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -23,7 +22,7 @@ import tempfile
 import urllib.error
 import urllib.request
 
-from annotate import Browser
+from chromium import Browser, programs
 
 CLIP = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "astronaut.mp4"
 LEFT, UP, RIGHT, DOWN, SHIFT = "\ue012", "\ue013", "\ue014", "\ue015", "\ue008"
@@ -166,13 +165,7 @@ def main():
     parser.add_argument("--screenshots", type=pathlib.Path)
     args = parser.parse_args()
 
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        reason = "no chromium and chromedriver on the PATH"
-        if "CANDOR_REQUIRE_FIXTURES" in os.environ:
-            sys.exit(reason)
-        print(f"skipped: {reason}")
-        return
+    chromium, chromedriver = programs()
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         scratch = pathlib.Path(scratch)
