@@ -14,4 +14,5 @@ pub mod parity;
 pub mod plot;
 pub mod quantize;
 pub mod review;
+pub mod table;
 pub mod train;

@@ -1,31 +1,14 @@
 //! A dataset: a folder of crops and `manifest.csv`, one row a crop.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candor::geom::Rect;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, FileError};
+use crate::table::{self, TableError};
 
 /// The manifest's name in a dataset's folder.
 pub const FILE: &str = "manifest.csv";
-
-/// Why a manifest can't be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum ManifestError {
-    /// The operating system refused.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A row doesn't hold what it should.
-    #[error("{path}: {cause}")]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// Which row, what was expected and what was found.
-        cause: csv::Error,
-    },
-}
 
 /// What a crop shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -105,34 +88,17 @@ impl Row {
 /// Reads the manifest of the dataset in `folder`.
 ///
 /// # Errors
-/// [`ManifestError`] for a file that can't be read, and for the first row that isn't a [`Row`].
-pub fn read(folder: &Path) -> Result<Vec<Row>, ManifestError> {
-    let path = folder.join(FILE);
-    let file = File::open(&path).map_err(FileError::of(&path, "opening"))?;
-    let rows = csv::Reader::from_reader(file).into_deserialize();
-    rows.collect::<Result<_, _>>().map_err(|cause| ManifestError::Row { path, cause })
+/// [`TableError`] for a file that can't be read, and for the first row that isn't a [`Row`].
+pub fn read(folder: &Path) -> Result<Vec<Row>, TableError> {
+    table::read(&folder.join(FILE))
 }
 
 /// Writes the manifest of the dataset in `folder`; the old one stays whole until the new one is on the disk.
 ///
 /// # Errors
-/// [`ManifestError`] when it can't be written.
-pub fn write(folder: &Path, rows: &[Row]) -> Result<(), ManifestError> {
-    let path = folder.join(FILE);
-    let bytes = table(rows).map_err(|cause| ManifestError::Row { path: path.clone(), cause })?;
-    Ok(files::replace(&path, &bytes)?)
-}
-
-/// Rows as CSV with a head.
-///
-/// # Errors
-/// What [`csv`] can't write.
-pub(crate) fn table(rows: &[impl Serialize]) -> Result<Vec<u8>, csv::Error> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for row in rows {
-        writer.serialize(row)?;
-    }
-    writer.into_inner().map_err(|error| error.into_error().into())
+/// [`TableError`] when it can't be written.
+pub fn write(folder: &Path, rows: &[Row]) -> Result<(), TableError> {
+    table::write(&folder.join(FILE), rows)
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! What a network said of each crop: `predictions.csv`, one row a crop.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
-use crate::files::{self, FileError};
-use crate::manifest::{self, Label, Row, Split};
+use crate::manifest::{Label, Row, Split};
+use crate::table::{self, TableError};
 
 /// The file's name in a report's folder.
 pub const FILE: &str = "predictions.csv";
@@ -15,17 +14,9 @@ pub const FILE: &str = "predictions.csv";
 /// Why predictions can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum PredictionError {
-    /// The operating system refused.
+    /// The table can't be read or written.
     #[error(transparent)]
-    File(#[from] FileError),
-    /// A row doesn't hold what it should.
-    #[error("{path}: {cause}")]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// Which row, what was expected and what was found.
-        cause: csv::Error,
-    },
+    Table(#[from] TableError),
     /// There is nothing to measure.
     #[error("{path}: expected at least one row, found none")]
     Empty {
@@ -130,11 +121,7 @@ impl Prediction {
 /// # Errors
 /// [`PredictionError`] for a file that can't be read or is empty, and for the first row that isn't a [`Prediction`].
 pub fn read(path: &Path) -> Result<Vec<Prediction>, PredictionError> {
-    let file = File::open(path).map_err(FileError::of(path, "opening"))?;
-    let rows = csv::Reader::from_reader(file).into_deserialize();
-    let rows: Vec<Prediction> = rows
-        .collect::<Result<_, _>>()
-        .map_err(|cause| PredictionError::Row { path: path.to_owned(), cause })?;
+    let rows: Vec<Prediction> = table::read(path)?;
     if rows.is_empty() { Err(PredictionError::Empty { path: path.to_owned() }) } else { Ok(rows) }
 }
 
@@ -143,6 +130,5 @@ pub fn read(path: &Path) -> Result<Vec<Prediction>, PredictionError> {
 /// # Errors
 /// [`PredictionError`] when it can't be written.
 pub fn write(path: &Path, rows: &[Prediction]) -> Result<(), PredictionError> {
-    let row_error = |cause| PredictionError::Row { path: path.to_owned(), cause };
-    Ok(files::replace(path, &manifest::table(rows).map_err(row_error)?)?)
+    Ok(table::write(path, rows)?)
 }

@@ -32,7 +32,7 @@ use std::path::Path;
 use candor::engine::EngineError;
 
 use crate::files::{self, FileError};
-use crate::manifest::ManifestError;
+use crate::table::TableError;
 
 /// Why a dataset can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +76,9 @@ pub enum IngestError {
     /// The detector can't be loaded or run.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The manifest can't be read or written.
+    /// A manifest, or a file of decisions or of near-duplicates, can't be read or written.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    Table(#[from] TableError),
 }
 
 pub(crate) fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> IngestError {

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use candor::engine::{Engine, EngineError};
 
 use super::{Landmarker, Landmarks, N_LANDMARKS};
+use crate::files::FileError;
 use crate::manifest::Row;
 
 /// The sidecar's name in a dataset's folder: a line for each crop, its name and 136 numbers, tab-separated.
@@ -21,15 +22,8 @@ const CHUNK: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum LandmarkError {
     /// The operating system refused.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A crop isn't a picture.
     #[error("{path}: {cause}")]
     Crop {
@@ -50,14 +44,10 @@ pub enum LandmarkError {
 /// [`LandmarkError`]; what was computed before stays in the sidecar.
 pub fn of_dataset(folder: &Path, rows: &[Row]) -> Result<Vec<Landmarks>, LandmarkError> {
     let path = folder.join(FILE);
-    let io_error = |operation| {
-        let path = path.clone();
-        move |cause| LandmarkError::Io { path, operation, cause }
-    };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(cause) => return Err(io_error("reading")(cause)),
+        Err(cause) => return Err(FileError::of(&path, "reading")(cause).into()),
     };
     let mut known: HashMap<String, Landmarks> = text.lines().filter_map(parse).collect();
     let missing: Vec<&str> = {
@@ -66,16 +56,19 @@ pub fn of_dataset(folder: &Path, rows: &[Row]) -> Result<Vec<Landmarks>, Landmar
         crops.filter(|crop| !known.contains_key(*crop) && seen.insert(*crop)).collect()
     };
     if !missing.is_empty() {
-        let mut file =
-            OpenOptions::new().create(true).append(true).open(&path).map_err(io_error("opening"))?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(FileError::of(&path, "opening"))?;
         // A line that a kill cut short must not swallow the next one.
         if !text.is_empty() && !text.ends_with('\n') {
-            file.write_all(b"\n").map_err(io_error("writing"))?;
+            file.write_all(b"\n").map_err(FileError::of(&path, "writing"))?;
         }
         let file = Mutex::new(file);
         let found = compute(folder, &missing, &|lines| {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            file.write_all(lines.as_bytes()).map_err(io_error("writing"))
+            Ok(file.write_all(lines.as_bytes()).map_err(FileError::of(&path, "writing"))?)
         })?;
         known.extend(found);
     }

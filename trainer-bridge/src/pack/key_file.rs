@@ -13,7 +13,7 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{PackError, io_error};
+use crate::files::FileError;
 
 /// The file's format.
 const FORMAT: u32 = 1;
@@ -29,7 +29,7 @@ const MAX_BYTES: u64 = 1 << 16;
 pub enum KeyError {
     /// The system refuses.
     #[error(transparent)]
-    Io(#[from] PackError),
+    Io(#[from] FileError),
     /// The file is no key.
     #[error("private key: expected {expected}, found {found}")]
     File {
@@ -115,8 +115,8 @@ pub fn create(path: &Path, passphrase: &str) -> Result<PublicKey, KeyError> {
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .map_err(io_error(path, "creating"))?;
-    writeln!(out, "{text}").and_then(|()| out.sync_all()).map_err(io_error(path, "writing"))?;
+        .map_err(FileError::of(path, "creating"))?;
+    writeln!(out, "{text}").and_then(|()| out.sync_all()).map_err(FileError::of(path, "writing"))?;
     Ok(public)
 }
 
@@ -126,11 +126,11 @@ pub fn create(path: &Path, passphrase: &str) -> Result<PublicKey, KeyError> {
 /// [`KeyError`].
 pub fn open(path: &Path, passphrase: &str) -> Result<SigningKey, KeyError> {
     let wrong = |expected, found: String| KeyError::File { expected, found };
-    let length = fs::metadata(path).map_err(io_error(path, "opening"))?.len();
+    let length = fs::metadata(path).map_err(FileError::of(path, "opening"))?.len();
     if length > MAX_BYTES {
         return Err(wrong("at most 64 KiB", length.to_string()));
     }
-    let text = fs::read(path).map_err(io_error(path, "reading"))?;
+    let text = fs::read(path).map_err(FileError::of(path, "reading"))?;
     let file: KeyFile =
         serde_json::from_slice(&text).map_err(|error| wrong("a key's JSON", error.to_string()))?;
     if file.format != FORMAT {

@@ -7,7 +7,7 @@ pub mod command;
 pub mod key_file;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, Write};
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 
 use candor::bundle::{
@@ -21,6 +21,8 @@ use image::RgbImage;
 use rand::{RngCore as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+use crate::files::{self, FileError};
+
 /// Documents that a bundle takes along where its folder has them.
 const DOCUMENTS: [&str; 2] = ["CARD.md", "LICENSE"];
 
@@ -28,15 +30,8 @@ const DOCUMENTS: [&str; 2] = ["CARD.md", "LICENSE"];
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// The operating system refuses.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The folder, or the file to be signed, is wrong.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -78,11 +73,6 @@ pub enum PackError {
     /// The program has no version.
     #[error("{0}")]
     Version(String),
-}
-
-pub(crate) fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> PackError {
-    let path = path.to_owned();
-    move |cause| PackError::Io { path, operation, cause }
 }
 
 /// What a release is to say beyond the folder's manifest.
@@ -163,7 +153,7 @@ pub fn pack(
     for name in DOCUMENTS {
         let path = folder.join(name);
         if path.is_file() {
-            let text = fs::read(&path).map_err(io_error(&path, "reading"))?;
+            let text = fs::read(&path).map_err(FileError::of(&path, "reading"))?;
             documents.push(blob(name, &text));
             blobs.push(text);
         }
@@ -192,10 +182,10 @@ fn blob(file: &str, bytes: &[u8]) -> Blob {
 /// # Errors
 /// [`PackError`]; the file is then as it was.
 pub fn sign(path: &Path, key: &SigningKey) -> Result<Purpose, PackError> {
-    let mut file = File::open(path).map_err(io_error(path, "opening"))?;
+    let mut file = File::open(path).map_err(FileError::of(path, "opening"))?;
     let mut magic = [0; 8];
-    file.read_exact(&mut magic).map_err(io_error(path, "reading"))?;
-    file.rewind().map_err(io_error(path, "reading"))?;
+    file.read_exact(&mut magic).map_err(FileError::of(path, "reading"))?;
+    file.rewind().map_err(FileError::of(path, "reading"))?;
     if magic.ends_with(b"K") {
         let mut list = read_key_list(&mut file)?;
         list.sign(key);
@@ -212,14 +202,8 @@ pub fn sign(path: &Path, key: &SigningKey) -> Result<Purpose, PackError> {
 }
 
 /// Writes a file whole or not at all.
-fn replace(path: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), PackError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let scratch = path.with_file_name(name);
-    let mut file = File::create(&scratch).map_err(io_error(&scratch, "creating"))?;
-    content(&mut file)
-        .and_then(|()| file.flush())
-        .and_then(|()| file.sync_all())
-        .map_err(io_error(&scratch, "writing"))?;
-    fs::rename(&scratch, path).map_err(io_error(path, "replacing"))
+fn replace(path: &Path, content: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> Result<(), PackError> {
+    let mut bytes = Vec::new();
+    content(&mut bytes).map_err(FileError::of(path, "packing"))?;
+    Ok(files::replace(path, &bytes)?)
 }

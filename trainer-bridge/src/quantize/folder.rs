@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,9 @@ use super::numbers::Step;
 use super::qdq;
 use super::recipe::{Recipe, Stage, State};
 use super::sqnr::Row;
+use crate::files::{self, FileError};
 use crate::model::Spec;
+use crate::model::checkpoint::{CheckpointError, save_tensors};
 
 /// The int8 network's file in the folder.
 pub const MODEL: &str = "int8.onnx";
@@ -25,15 +26,8 @@ const PROGRESS: &str = "progress.json";
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// The operating system refused.
-    #[error("{path}: {operation}: {cause}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was being done.
-        operation: &'static str,
-        /// The system's reason.
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A file isn't what this program writes.
     #[error("{path}: {cause}")]
     Syntax {
@@ -42,6 +36,9 @@ pub enum FolderError {
         /// What is wrong.
         cause: serde_json::Error,
     },
+    /// A state can't be written.
+    #[error(transparent)]
+    Save(#[from] CheckpointError),
     /// libtorch refused.
     #[error("{path}: {cause}")]
     Torch {
@@ -104,7 +101,7 @@ impl Folder {
     /// # Errors
     /// [`FolderError`] when it can't be made.
     pub fn create(path: &Path) -> Result<Self, FolderError> {
-        fs::create_dir_all(path).map_err(|cause| io_error(path, "creating", cause))?;
+        fs::create_dir_all(path).map_err(FileError::of(path, "creating"))?;
         Ok(Folder { path: path.to_owned() })
     }
 
@@ -148,7 +145,7 @@ impl Folder {
 
     fn progress(&self) -> Result<Progress, FolderError> {
         let path = self.file(PROGRESS);
-        let json = fs::read(&path).map_err(|cause| io_error(&path, "reading", cause))?;
+        let json = fs::read(&path).map_err(FileError::of(&path, "reading"))?;
         serde_json::from_slice(&json).map_err(|cause| FolderError::Syntax { path, cause })
     }
 
@@ -174,8 +171,7 @@ impl Folder {
     pub fn keep(&self, source: &Source, state: &State) -> Result<(), FolderError> {
         let before = self.progress().ok().map(|progress| self.numbers(progress.stage));
         let path = self.numbers(state.stage);
-        Tensor::write_safetensors(&state.tensors(), &path)
-            .map_err(|cause| FolderError::Torch { path: path.clone(), cause })?;
+        save_tensors(&state.tensors().into_iter().collect(), None, &path)?;
         let steps = state.int8.as_ref().map(|int8| int8.steps.clone());
         let progress = Progress { source: source.clone(), stage: state.stage, steps };
         self.write_json(PROGRESS, &progress)?;
@@ -222,13 +218,6 @@ impl Folder {
     /// # Errors
     /// [`FolderError`] when it can't be written; an older file stays whole.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FolderError> {
-        let (path, scratch) = (self.file(name), self.file(&format!("{name}.new")));
-        fs::write(&scratch, bytes)
-            .and_then(|()| fs::rename(&scratch, &path))
-            .map_err(|cause| io_error(&path, "writing", cause))
+        Ok(files::replace(&self.file(name), bytes)?)
     }
-}
-
-fn io_error(path: &Path, operation: &'static str, cause: io::Error) -> FolderError {
-    FolderError::Io { path: path.to_owned(), operation, cause }
 }

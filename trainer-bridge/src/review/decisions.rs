@@ -5,14 +5,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, FileError};
+use crate::files::FileError;
+use crate::ingest::IngestError;
 use crate::ingest::condition::Condition;
-use crate::ingest::{IngestError, read_bounded, unexpected};
+use crate::table;
 
 /// The file's name in a dataset's folder.
 pub const FILE: &str = "decisions.csv";
-/// Largest file that is read.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// Why a face doesn't count as its video's label says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,9 +44,7 @@ pub struct Decision {
 /// # Errors
 /// [`IngestError`] where it can't be read, and for the first line that is no decision.
 pub fn read(path: &Path) -> Result<Vec<Decision>, IngestError> {
-    let bytes = read_bounded(path, MAX_BYTES)?;
-    let decisions = csv::Reader::from_reader(bytes.as_slice()).into_deserialize().collect::<Result<_, _>>();
-    decisions.map_err(|error| unexpected(path.display().to_string(), "decisions", error.to_string()))
+    Ok(table::read(path)?)
 }
 
 /// Reads the decisions of a dataset; none where it has no file.
@@ -76,14 +73,7 @@ pub fn write(folder: &Path, decisions: &[Decision]) -> Result<(), IngestError> {
     }
     let mut sorted = decisions.to_vec();
     sorted.sort();
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for decision in &sorted {
-        let written = writer.serialize(decision);
-        written.map_err(|error| unexpected(path.display().to_string(), "CSV", error.to_string()))?;
-    }
-    let bytes = writer.into_inner();
-    let bytes = bytes.map_err(|error| unexpected(path.display().to_string(), "CSV", error.to_string()))?;
-    Ok(files::replace(&path, &bytes)?)
+    Ok(table::write(&path, &sorted)?)
 }
 
 #[cfg(test)]

@@ -16,8 +16,9 @@ use super::sampler::{Candidate, Fake, Pair, stream};
 use crate::augment::pseudo::{self, Face};
 use crate::augment::{Augmenter, SettingsError};
 use crate::landmarks::{self, LandmarkError, Landmarks};
-use crate::manifest::{self, Label, ManifestError, Row, Split};
+use crate::manifest::{self, Label, Row, Split};
 use crate::model::fitted;
+use crate::table::TableError;
 
 /// The epoch of validation's pseudo-fakes in [`stream`]; no training has that many.
 const VALIDATION_EPOCH: u64 = 0xff_ffff;
@@ -33,7 +34,7 @@ pub enum DatasetError {
     None,
     /// A manifest can't be read.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    Manifest(#[from] TableError),
     /// Something that must stay on one side of the split is on both.
     #[error("{folder}: group {group:?} is in both splits: every measure would flatter the network")]
     Leak {
