@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::nn::VarStore;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::weights::{self, WeightsError};
 use super::{Network, Spec, SpecError};
@@ -96,6 +96,34 @@ pub fn save_tensors(
     let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|error| fails(error.to_string()))?;
     let bytes = safetensors::serialize(views, &metadata).map_err(|error| fails(error.to_string()))?;
     Ok(files::replace(path, &bytes)?)
+}
+
+/// What [`save_tensors`] wrote.
+#[derive(Debug)]
+pub struct Saved {
+    /// By name, on the CPU.
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Text beside them.
+    pub metadata: HashMap<String, String>,
+}
+
+/// Reads what [`save_tensors`] wrote.
+///
+/// # Errors
+/// [`CheckpointError`] for a file that can't be read or isn't of this form.
+pub fn load_tensors(path: &Path) -> Result<Saved, CheckpointError> {
+    let fails = |problem: String| CheckpointError::Tensor { path: path.to_owned(), problem };
+    let bytes = fs::read(path).map_err(FileError::of(path, "reading"))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fails(error.to_string()))?;
+    let views = SafeTensors::deserialize(&bytes).map_err(|error| fails(error.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in views.tensors() {
+        let kind: Kind = view.dtype().try_into().map_err(|error| fails(format!("{name}: {error}")))?;
+        let shape: Vec<i64> = view.shape().iter().map(|&n| i64::try_from(n).unwrap_or(0)).collect();
+        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind);
+        tensors.insert(name.clone(), tensor.map_err(|error| fails(format!("{name}: {error}")))?);
+    }
+    Ok(Saved { tensors, metadata: header.metadata().clone().unwrap_or_default() })
 }
 
 /// Reads the spec in `folder`.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, ensure};
+use candor::bundle::to_hex;
 use clap::{ArgAction, Args as ClapArgs};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
@@ -159,11 +160,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         training: batches(&paths(&training), &spec, BATCH)?.into_iter().zip(classes).collect(),
         checks: batches(&paths(&checks), &spec, BATCH)?,
     };
-    let names = [&calibration, &training, &checks]
-        .map(|rows| rows.iter().map(|row| row.crop.as_str()).collect::<Vec<_>>().join("\n"));
-    let crops_digest =
-        hex(&Sha256::digest(format!("{}\n\n{}", names.join("\n\n"), args.options.refine_crops)));
-    let source = Source { recipe, spec, network: network_digest(&float), crops: crops_digest };
+    let source = Source { recipe, spec, network: network_digest(&float), crops: crops_digest(&crops) };
 
     let folder = Folder::create(&args.out)?;
     let state = match folder.state(&source, &float)? {
@@ -241,15 +238,24 @@ fn word(stage: Stage) -> &'static str {
 
 /// SHA-256 of every weight and bias.
 pub fn network_digest(float: &Float) -> String {
-    let mut digest = Sha256::new();
-    for Parameters { weight, bias } in float.parameters.iter().flatten() {
-        for tensor in [weight, bias] {
-            floats(tensor).iter().for_each(|value| digest.update(value.to_le_bytes()));
-        }
-    }
-    hex(&digest.finalize())
+    let parameters = float.parameters.iter().flatten();
+    digest(parameters.flat_map(|Parameters { weight, bias }| [weight, bias]))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256 of all that a state depends on of its crops.
+fn crops_digest(crops: &Crops) -> String {
+    let n_refining = i64::try_from(crops.n_refining).unwrap_or(i64::MAX);
+    let counts = [crops.calibration.len(), crops.training.len(), crops.checks.len()];
+    let counts = counts.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    let head = Tensor::from_slice(&[&[n_refining][..], &counts].concat());
+    let training = crops.training.iter().flat_map(|(pictures, classes)| [pictures, classes]);
+    digest([&head].into_iter().chain(&crops.calibration).chain(training).chain(&crops.checks))
+}
+
+fn digest<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> String {
+    let mut digest = Sha256::new();
+    for tensor in tensors {
+        floats(tensor).iter().for_each(|value| digest.update(value.to_le_bytes()));
+    }
+    to_hex(&digest.finalize())
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candor::geom::Rect;
 use candor::resample::Resampler;
 use image::RgbImage;
 use rand::SeedableRng as _;
@@ -12,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Device, Tensor};
 
 use crate::manifest::{Label, Row, Split};
-use crate::model::{Spec, input};
+use crate::model::{Spec, fitted, input};
 
 /// Why a crop can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -64,12 +63,7 @@ fn in_turn<T>(lists: Vec<Vec<T>>) -> Vec<T> {
 /// [`CropError`] for a file that is no picture.
 pub fn read(path: &Path, size_px: u32) -> Result<RgbImage, CropError> {
     let picture = image::open(path).map_err(|cause| CropError { path: path.to_owned(), cause })?.to_rgb8();
-    let (w, h) = picture.dimensions();
-    if (w, h) == (size_px, size_px) {
-        return Ok(picture);
-    }
-    let whole = Rect { x: 0.0, y: 0.0, w: w as f32, h: h as f32 };
-    Ok(Resampler::default().area(&picture, &whole, size_px))
+    Ok(fitted(&picture, size_px, &mut Resampler::default()))
 }
 
 /// The normalised inputs [n,3,S,S] of the files in `paths`, `n_each` at a time.

@@ -1,6 +1,6 @@
 //! The folder that a quantized network is made in: files to use, and the state to go on from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,12 +15,13 @@ use super::recipe::{Recipe, Stage, State};
 use super::sqnr::Row;
 use crate::files::{self, FileError};
 use crate::model::Spec;
-use crate::model::checkpoint::{CheckpointError, save_tensors};
+use crate::model::checkpoint::{CheckpointError, Saved, load_tensors, save_tensors};
 
 /// The int8 network's file in the folder.
 pub const MODEL: &str = "int8.onnx";
-/// What the state was kept of.
-const PROGRESS: &str = "progress.json";
+/// The state to go on from; what it is of stands in its metadata, so that neither is there without the other.
+const STATE: &str = "state.safetensors";
+const PROGRESS: &str = "progress";
 
 /// Why a folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,17 +37,9 @@ pub enum FolderError {
         /// What is wrong.
         cause: serde_json::Error,
     },
-    /// A state can't be written.
+    /// A state can't be written or read.
     #[error(transparent)]
-    Save(#[from] CheckpointError),
-    /// libtorch refused.
-    #[error("{path}: {cause}")]
-    Torch {
-        /// The file.
-        path: PathBuf,
-        /// libtorch's reason.
-        cause: tch::TchError,
-    },
+    State(#[from] CheckpointError),
     /// The state isn't of this network.
     #[error("{path}: expected the state of {expected}, found another network's")]
     Network {
@@ -77,7 +70,7 @@ pub struct Source {
     pub spec: Spec,
     /// SHA-256 of the float network's numbers.
     pub network: String,
-    /// SHA-256 of the names of the crops.
+    /// SHA-256 of the crops' pixels as the network sees them, and of their classes.
     pub crops: String,
 }
 
@@ -118,16 +111,16 @@ impl Folder {
     /// The state to go on from, of the same source; none where there is none.
     ///
     /// # Errors
-    /// [`FolderError`] for files that are there and can't be read.
+    /// [`FolderError`] for a file that is there and can't be read.
     pub fn state(&self, source: &Source, float: &Float) -> Result<Option<State>, FolderError> {
-        if !self.file(PROGRESS).exists() {
+        if !self.file(STATE).exists() {
             return Ok(None);
         }
-        let progress = self.progress()?;
+        let (progress, tensors) = self.kept()?;
         if progress.source != *source {
             return Ok(None);
         }
-        self.restored(progress, float).map(Some)
+        self.restored(progress, tensors, float).map(Some)
     }
 
     /// The finished network, with the source that it is of; `float` is the network that was quantized.
@@ -135,33 +128,31 @@ impl Folder {
     /// # Errors
     /// [`FolderError`] where it isn't finished or of another network.
     pub fn finished(&self, float: &Float) -> Result<(Source, State), FolderError> {
-        let progress = self.progress()?;
+        let (progress, tensors) = self.kept()?;
         let (source, stage) = (progress.source.clone(), progress.stage);
         if stage < Stage::Widened {
-            return Err(FolderError::Unfinished { path: self.file(PROGRESS), stage });
+            return Err(FolderError::Unfinished { path: self.file(STATE), stage });
         }
-        Ok((source, self.restored(progress, float)?))
+        Ok((source, self.restored(progress, tensors, float)?))
     }
 
-    fn progress(&self) -> Result<Progress, FolderError> {
-        let path = self.file(PROGRESS);
-        let json = fs::read(&path).map_err(FileError::of(&path, "reading"))?;
-        serde_json::from_slice(&json).map_err(|cause| FolderError::Syntax { path, cause })
+    fn kept(&self) -> Result<(Progress, BTreeMap<String, Tensor>), FolderError> {
+        let path = self.file(STATE);
+        let Saved { tensors, metadata } = load_tensors(&path)?;
+        let json = metadata.get(PROGRESS).map_or("", String::as_str);
+        let progress = serde_json::from_str(json).map_err(|cause| FolderError::Syntax { path, cause })?;
+        Ok((progress, tensors))
     }
 
-    fn restored(&self, progress: Progress, float: &Float) -> Result<State, FolderError> {
-        let path = self.numbers(progress.stage);
-        let tensors: HashMap<String, Tensor> = Tensor::read_safetensors(&path)
-            .map_err(|cause| FolderError::Torch { path: path.clone(), cause })?
-            .into_iter()
-            .collect();
+    fn restored(
+        &self,
+        progress: Progress,
+        tensors: BTreeMap<String, Tensor>,
+        float: &Float,
+    ) -> Result<State, FolderError> {
         let expected = progress.source.spec.backbone.to_string();
-        State::restored(float, progress.stage, tensors, progress.steps)
-            .ok_or(FolderError::Network { path, expected })
-    }
-
-    fn numbers(&self, stage: Stage) -> PathBuf {
-        self.file(&format!("state-{}.safetensors", format!("{stage:?}").to_lowercase()))
+        State::restored(float, progress.stage, tensors.into_iter().collect(), progress.steps)
+            .ok_or(FolderError::Network { path: self.file(STATE), expected })
     }
 
     /// Keeps a state, in place of the one before.
@@ -169,17 +160,13 @@ impl Folder {
     /// # Errors
     /// [`FolderError`] when it can't be written; the one before stays whole.
     pub fn keep(&self, source: &Source, state: &State) -> Result<(), FolderError> {
-        let before = self.progress().ok().map(|progress| self.numbers(progress.stage));
-        let path = self.numbers(state.stage);
-        save_tensors(&state.tensors().into_iter().collect(), None, &path)?;
+        let path = self.file(STATE);
         let steps = state.int8.as_ref().map(|int8| int8.steps.clone());
         let progress = Progress { source: source.clone(), stage: state.stage, steps };
-        self.write_json(PROGRESS, &progress)?;
-        if let Some(before) = before.filter(|before| *before != path) {
-            // A leftover file does no harm.
-            let _ = fs::remove_file(before);
-        }
-        Ok(())
+        let json = serde_json::to_string(&progress)
+            .map_err(|cause| FolderError::Syntax { path: path.clone(), cause })?;
+        let tensors = state.tensors().into_iter().collect();
+        Ok(save_tensors(&tensors, Some(HashMap::from([(PROGRESS.to_owned(), json)])), &path)?)
     }
 
     /// Writes the int8 network as ONNX; gives the number of its bytes.

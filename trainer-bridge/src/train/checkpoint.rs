@@ -1,15 +1,12 @@
 //! A training that stops and goes on: all of its state in one file, replaced in one step.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use crate::files::FileError;
-use crate::model::checkpoint::{self as model, save_tensors};
+use crate::model::checkpoint::{self as model, Saved, load_tensors, save_tensors};
 
 /// The key of [`Progress`] among the file's metadata.
 const PROGRESS: &str = "progress";
@@ -17,12 +14,9 @@ const PROGRESS: &str = "progress";
 /// Why a checkpoint can't be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The operating system refused.
+    /// Its tensors can't be written or read.
     #[error(transparent)]
-    File(#[from] FileError),
-    /// A tensor can't be written.
-    #[error(transparent)]
-    Save(#[from] model::CheckpointError),
+    Tensors(#[from] model::CheckpointError),
     /// It doesn't hold what it should.
     #[error("{path}: {problem}")]
     Content {
@@ -98,24 +92,17 @@ pub fn save(
 /// [`CheckpointError`].
 pub fn load(path: &Path) -> Result<(BTreeMap<String, Tensor>, Progress), CheckpointError> {
     let fails = |problem: String| CheckpointError::Content { path: path.to_owned(), problem };
-    let bytes = fs::read(path).map_err(FileError::of(path, "reading"))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| fails(error.to_string()))?;
-    let text = header.metadata().as_ref().and_then(|metadata| metadata.get(PROGRESS));
+    let Saved { tensors, metadata } = load_tensors(path)?;
+    let text = metadata.get(PROGRESS);
     let text = text.ok_or_else(|| fails("holds weights, and no progress of a training".into()))?;
     let progress = toml::from_str(text).map_err(|error| fails(error.to_string()))?;
-    let views = SafeTensors::deserialize(&bytes).map_err(|error| fails(error.to_string()))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in views.tensors() {
-        let kind: Kind = view.dtype().try_into().map_err(|error| fails(format!("{name}: {error}")))?;
-        let shape: Vec<i64> = view.shape().iter().map(|&n| i64::try_from(n).unwrap_or(0)).collect();
-        let tensor = Tensor::f_from_data_size(view.data(), &shape, kind);
-        tensors.insert(name.clone(), tensor.map_err(|error| fails(format!("{name}: {error}")))?);
-    }
     Ok((tensors, progress))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn progress() -> Progress {
