@@ -23,6 +23,8 @@ use crate::model::{Backbone, Network, Spec, input, weights};
 
 /// Pictures that are run at a time.
 const BATCH: usize = 4;
+/// Cuts that decide over layers in float and over training.
+const N_CHECKS: usize = 16;
 /// A video gives every so many-th frame, and at most so many of them.
 const FRAME_STRIDE: usize = 30;
 const MOST_FRAMES: usize = 20;
@@ -77,6 +79,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         bail!("{}: expected either in --calibrate or in --check, found in both", both.display());
     }
     let recipe = args.options.recipe()?;
+    ensure!(
+        recipe.qat_labels == 0.0,
+        "--qat-labels: expected 0, as the cuts have no labels, found {}",
+        recipe.qat_labels
+    );
     let spec = Spec::of(args.backbone, args.backbone.native_size_px())?;
     let float = pretrained(&spec, &args.checkpoint)?;
     let seed = recipe.seed;
@@ -88,12 +95,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             .map(|chunk| input(&chunk.iter().collect::<Vec<_>>(), &spec, Device::Cpu).contiguous())
             .collect()
     };
+    // Nothing of the comparison is shown to any method: what decides over them are cuts of the calibration's own files.
+    let checks = tensors(&cuts(&args.calibrate, N_CHECKS, spec.size_px(), seed + 2)?);
+    let calibration = tensors(&calibration);
+    let training = if recipe.qat_steps > 0 { &calibration[..] } else { &[] };
     let crops = Crops {
-        calibration: tensors(&calibration),
+        training: training.iter().map(|batch| (batch.shallow_clone(), Tensor::new())).collect(),
+        calibration,
         n_refining: args.options.n_refining(),
-        training: tensors(&calibration).into_iter().map(|batch| (batch, Tensor::new())).collect(),
-        // Nothing of the comparison is shown to any method.
-        checks: tensors(&calibration[..calibration.len().min(16)]),
+        checks,
     };
     let (state, _rows) = quantized((&recipe, &spec), &crops, State::start(float.clone()), |_| Ok(()))?;
     let int8 = state.int8.as_ref().context("no integers")?;
