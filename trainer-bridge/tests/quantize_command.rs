@@ -43,7 +43,7 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
         run("quantize", &places, &options)
     };
     assert!(quantize().status.success());
-    let files = ["int8.onnx", "sqnr.json", "sqnr.html", "model.json", "progress.json"];
+    let files = ["int8.onnx", "sqnr.json", "sqnr.html", "model.json", "state.safetensors"];
     let first = files.map(|name| fs::read(at("int8").join(name)).unwrap());
     let again = quantize();
     assert!(String::from_utf8_lossy(&again.stdout).contains("going on after stage Widened"));
@@ -65,7 +65,7 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
     assert_eq!(golden["vectors"].as_array().unwrap().len(), 8);
     if let Some(python) = cached("venv/bin/python") {
         let with_python = [&loose[..], &["--python", python.to_str().unwrap()]].concat();
-        let _may_break = parity("run", &with_python);
+        assert!(parity("run", &with_python).status.success());
         let table: serde_json::Value =
             serde_json::from_slice(&fs::read(at("int8").join("parity.json")).unwrap()).unwrap();
         let stages = table["stages"].as_array().unwrap();
@@ -73,6 +73,18 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
         let largest = |at: usize| stages[at]["largest"].as_f64().unwrap();
         assert!(largest(3) == 0.0 && largest(4) < 1e-4 && largest(5) < 0.05, "{table}");
     }
+
+    // No change of a figure is under a bound below 0.
+    let broken = parity("run", &[&loose[..6], &["--most-ece=-1"]].concat());
+    assert!(!broken.status.success());
+    let said = String::from_utf8_lossy(&broken.stderr);
+    assert!(said.contains("int8, libtorch: change of ECE: expected at most -1"), "{said}");
+
+    // Other pixels under the same names are other crops.
+    toy::write(&at("data"), 8, SIZE_PX, 2);
+    let afresh = quantize();
+    assert!(afresh.status.success());
+    assert!(!String::from_utf8_lossy(&afresh.stdout).contains("going on"));
 
     tch::manual_seed(99);
     let variables = VarStore::new(Device::Cpu);

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
+use candor::bundle::Digest;
 use candor::engine::Engine;
 use clap::Args as ClapArgs;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tch::{Device, Tensor, no_grad};
 
 use super::{Bounds, Line, Stage, compare};
@@ -184,8 +184,7 @@ fn goldens(
     for (row, logits) in rows.iter().zip(logits).take(n_golden) {
         let path = data.join(&row.crop);
         let picture = image::open(&path).with_context(|| path.display().to_string())?.to_rgb8();
-        let digest: String =
-            Sha256::digest(picture.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = Digest::of(picture.as_raw()).to_string();
         let size_px = [picture.width(), picture.height()];
         golden.push(json!({"crop": row.crop, "size_px": size_px, "rgb_sha256": digest, "logits": logits}));
     }

@@ -138,9 +138,10 @@ fn crop_classes(logits: &[[f32; 2]]) -> Vec<bool> {
 }
 
 fn video_classes(rows: &[&Row], logits: &[[f32; 2]]) -> Vec<bool> {
-    let mut videos: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    // Compressed, a video is another one.
+    let mut videos: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
     for (row, logits) in rows.iter().zip(logits) {
-        videos.entry(&row.video).or_default().push(f64::from(score(*logits)));
+        videos.entry((&row.video, &row.condition)).or_default().push(f64::from(score(*logits)));
     }
     videos.values().map(|scores| scores.iter().sum::<f64>() / scores.len() as f64 >= 0.5).collect()
 }

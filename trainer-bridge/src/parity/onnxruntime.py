@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+# It would quantize the weights of layers that are left in float.
+DISABLED = ["WeightBiasQuantization"]
+
 
 def main():
     folder, n_pictures, side = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -17,7 +20,9 @@ def main():
     for idx, path in enumerate(sys.argv[4:]):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED
+        )
         logits = [session.run(["logits"], {"input": np.array(picture)})[0] for picture in pictures]
         np.concatenate(logits).astype("<f4").tofile(folder / f"{idx}.f32")
 
