@@ -6,6 +6,7 @@ mod toy;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -151,11 +152,13 @@ fn a_killed_run_ends_with_the_same_weights() {
     succeed(&mut train(&data, &whole, &BUSY));
     let n_steps = rows::<StepRow>(&whole.join("steps.csv")).len();
     assert_eq!(n_steps, 18);
+    let mut n_kills = 0;
     // Before the first checkpoint within an epoch, after it, in the second epoch, and in the second phase.
     for n_killed in [1, 5, 10, 15] {
         let run = scratch.path().join(format!("killed-{n_killed}"));
-        kill_after(&mut train(&data, &run, &BUSY), n_killed);
-        kill_after(program(&["train", "--report-steps", "1", "--resume"]).arg(&run), 2);
+        n_kills += usize::from(kill_after(&mut train(&data, &run, &BUSY), n_killed));
+        let again = kill_after(program(&["train", "--report-steps", "1", "--resume"]).arg(&run), 2);
+        n_kills += usize::from(again);
         succeed(program(&["train", "--resume"]).arg(&run));
         for file in
             ["last/state.safetensors", "best.safetensors", "ema.safetensors", "steps.csv", "epochs.csv"]
@@ -164,16 +167,20 @@ fn a_killed_run_ends_with_the_same_weights() {
             assert!(found == expected, "{file} differs after a kill at step {n_killed}");
         }
     }
+    println!("{n_kills} of 8 runs were killed");
+    assert!(n_kills >= 4, "too few kills to show anything: {n_kills}");
 }
 
-/// Kills the program when it has told of `n_steps` steps.
-fn kill_after(command: &mut Command, n_steps: usize) {
+/// Kills the program when it has told of `n_steps` steps; false where it was at its end before that.
+fn kill_after(command: &mut Command, n_steps: usize) -> bool {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let told = lines.filter(|line| line.contains("  step ")).take(n_steps).count();
-    assert_eq!(told, n_steps, "the program ended before");
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let told = lines.by_ref().filter(|line| line.contains("  step ")).take(n_steps).count();
     child.kill().unwrap();
-    assert!(!child.wait().unwrap().success());
+    let status = child.wait().unwrap();
+    // A program may be faster than who reads what it tells; then there was nothing to kill.
+    assert!(status.success() || status.signal().is_some(), "{status}: told of {told} steps");
+    !status.success()
 }
 
 #[test]
