@@ -11,7 +11,8 @@ use super::admission::{Inadmissible, admit};
 use super::record::{Record, What};
 use super::state::{Boot, Held, Refusal, Slot};
 use crate::bundle::{
-    Bundle, BundleError, Digest, KeyList, Roots, TrustError, UnverifiedBundle, read_key_list, write_key_list,
+    Bundle, BundleError, Digest, KeyList, Roots, TrustError, UnverifiedBundle, VerifiedBundle, read_key_list,
+    write_key_list,
 };
 
 /// The states and the history.
@@ -22,6 +23,8 @@ const KEYS: &str = "keys";
 const INCOMING: &str = "incoming";
 /// The ending of bundles' names.
 const ENDING: &str = ".bundle";
+/// The operation that says that a file is gone.
+const OPEN: &str = "open";
 /// Most bytes of a record.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 
@@ -124,15 +127,14 @@ pub enum SlotError {
 }
 
 impl SlotError {
-    /// Whether the bundle itself is at fault, rather than the disk or the request.
-    pub fn is_of_bundle(&self) -> bool {
+    /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the
+    /// disk, of the roots, or of a program that reads another manifest.
+    pub(super) fn is_loss(&self) -> bool {
         match self {
-            SlotError::Bundle(BundleError::Read { cause, .. }) => {
-                matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+            SlotError::Io { operation, cause, .. } => {
+                *operation == OPEN && cause.kind() == io::ErrorKind::NotFound
             }
-            SlotError::Bundle(BundleError::Copy(_)) => false,
-            SlotError::Io { cause, .. } => cause.kind() == io::ErrorKind::NotFound,
-            SlotError::Bundle(_) | SlotError::Digest { .. } => true,
+            SlotError::Digest { .. } => true,
             _ => false,
         }
     }
@@ -162,7 +164,7 @@ impl<F: Files> Store<F> {
         let mut bytes = Vec::new();
         let record = match files.open(RECORD) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => return Err(failed("open", RECORD)(error)),
+            Err(error) => return Err(failed(OPEN, RECORD)(error)),
             Ok(file) => {
                 file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).map_err(failed("read", RECORD))?;
                 Record::from_bytes(&bytes).map_err(SlotError::Record)?
@@ -263,14 +265,23 @@ impl<F: Files> Store<F> {
         if record.slots.ran_well(digest) { self.save(record) } else { Ok(()) }
     }
 
-    /// Confirms the bundle in trial, once its file has been checked again.
+    /// A start with the bundle in trial ended in good order before the bundle could show anything: it doesn't count.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub fn was_not_tried(&mut self, digest: Digest, now_unix_s: u64) -> Result<(), SlotError> {
+        let mut record = self.record_at(now_unix_s);
+        if record.slots.was_not_tried(digest) { self.save(record) } else { Ok(()) }
+    }
+
+    /// Confirms the bundle in trial, once its file has been checked again, against the device's key list.
     ///
     /// # Errors
     /// [`SlotError`]; the slots are then as they were.
     pub fn confirm(&mut self, roots: &Roots, now_unix_s: u64) -> Result<Held, SlotError> {
         let mut record = self.record_at(now_unix_s);
         let held = record.slots.confirm()?;
-        self.load(&held, roots)?;
+        self.load_for_trial(&held, roots)?;
         record.note(What::Confirmed, held.clone(), None);
         self.save(record)?;
         self.collect()?;
@@ -331,25 +342,51 @@ impl<F: Files> Store<F> {
     pub fn key_list(&self, roots: &Roots) -> Result<Option<KeyList>, SlotError> {
         match self.files.open(KEYS) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("open", KEYS)(error)),
+            Err(error) => Err(failed(OPEN, KEYS)(error)),
             Ok(file) => Ok(Some(roots.check(&read_key_list(file)?)?)),
         }
     }
 
-    /// Reads a slot's bundle and checks everything again: signatures, digests, and that it is the file that was
-    /// installed. The key list that it carries counts, and time doesn't: a key that has expired or was rotated
-    /// out since signs nothing new, but what it signed goes on.
+    /// Reads a slot's bundle and checks everything again: that it is the file that was installed, signatures,
+    /// digests. The key list that it carries counts, and time doesn't: a key that has expired or was rotated
+    /// out since signs nothing new, but what a device has confirmed goes on.
     ///
     /// # Errors
-    /// [`SlotError`].
+    /// [`SlotError::Digest`] for another file, whatever else is wrong with it; [`SlotError`].
     pub fn load(&self, held: &Held, roots: &Roots) -> Result<Bundle, SlotError> {
+        self.load_by(held, roots, None)
+    }
+
+    /// As [`Store::load`] for a bundle that isn't confirmed yet: the device's key list counts where it is newer.
+    ///
+    /// # Errors
+    /// As [`Store::load`], and [`SlotError`] for a damaged key list.
+    pub(super) fn load_for_trial(&self, held: &Held, roots: &Roots) -> Result<Bundle, SlotError> {
+        match self.key_list(roots) {
+            Ok(known) => self.load_by(held, roots, known.as_ref()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn load_by(&self, held: &Held, roots: &Roots, known: Option<&KeyList>) -> Result<Bundle, SlotError> {
         let file = file_of(held.digest);
-        let reader = self.files.open(&file).map_err(failed("open", &file))?;
-        let (bundle, found) = UnverifiedBundle::read(reader)?.verify(roots, None, None)?.load()?;
+        let reader = self.files.open(&file).map_err(failed(OPEN, &file))?;
+        let loaded = UnverifiedBundle::read(reader)
+            .and_then(|bundle| bundle.verify(roots, known, None))
+            .and_then(VerifiedBundle::load);
+        let found = match &loaded {
+            Ok((_, found)) => *found,
+            Err(_) => self.digest(&file)?,
+        };
         if found != held.digest {
             return Err(SlotError::Digest { file, expected: held.digest, found });
         }
-        Ok(bundle)
+        Ok(loaded?.0)
+    }
+
+    fn digest(&self, file: &str) -> Result<Digest, SlotError> {
+        let reader = self.files.open(file).map_err(failed(OPEN, file))?;
+        Digest::of_reader(reader).map_err(failed("read", file))
     }
 
     /// The record to be changed, at this time or the latest that was known.
