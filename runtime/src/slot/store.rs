@@ -26,7 +26,9 @@ const ENDING: &str = ".bundle";
 /// The operation that says that a file is gone.
 const OPEN: &str = "open";
 /// Most bytes of a record.
-const MAX_RECORD_BYTES: u64 = 1 << 20;
+const MAX_RECORD_BYTES: usize = 1 << 20;
+/// Bytes of a reason that are kept.
+const MAX_REASON_BYTES: usize = 1024;
 
 /// The operations on one folder's files that a store needs. A rename is atomic; nothing is durable before it is
 /// synced: a file's bytes by `sync`, names by `sync_names`.
@@ -166,7 +168,7 @@ impl<F: Files> Store<F> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
             Err(error) => return Err(failed(OPEN, RECORD)(error)),
             Ok(file) => {
-                file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).map_err(failed("read", RECORD))?;
+                file.take(MAX_RECORD_BYTES as u64).read_to_end(&mut bytes).map_err(failed("read", RECORD))?;
                 Record::from_bytes(&bytes).map_err(SlotError::Record)?
             }
         };
@@ -301,6 +303,7 @@ impl<F: Files> Store<F> {
         Ok(held)
     }
 
+        let reason = shortened(reason);
     /// A slot's bundle turned out to be bad.
     ///
     /// # Errors
@@ -314,6 +317,7 @@ impl<F: Files> Store<F> {
         self.save(record)?;
         self.collect()
     }
+        let reason = shortened(reason);
 
     /// Takes over a key list with a higher serial; the same list again is no error.
     ///
@@ -416,6 +420,12 @@ impl<F: Files> Store<F> {
     }
 
     /// Replaces a file whole; its name is durable with the next sync of names.
+        if bytes.len() > MAX_RECORD_BYTES {
+            let found = bytes.len();
+            let cause =
+                format!("expected at most {MAX_RECORD_BYTES} bytes, which can be read again, found {found}");
+            return Err(failed("write", RECORD)(io::Error::other(cause)));
+        }
     fn put(
         &self,
         name: &str,
@@ -442,3 +452,7 @@ fn is_staged(record: &Record, held: &Held) -> bool {
     let slots = &record.slots;
     super::Name::ALL.into_iter().any(|n| matches!(slots.slot(n), Slot::Staged(h) if h.digest == held.digest))
 }
+fn shortened(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]
+}
+
