@@ -11,7 +11,7 @@ use serde_json::json;
 
 use candor::bundle::{self, BundleError, Digest, Roots, UnverifiedBundle, VerifiedBundle};
 use candor::engine::Engine;
-use candor::slot::{self, Boot, Folder, Held, Name, Settings, SlotError, Store, TrialLock};
+use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, TrialLock};
 
 use crate::cli::Device;
 use crate::scan::exit;
@@ -146,18 +146,14 @@ fn shown(unix_s: u64) -> String {
 /// Runs `candor bundle`.
 pub(crate) fn run_bundle(command: &Bundle) -> ExitCode {
     ended(match command {
-        Bundle::Show(args) => verified(args).and_then(|(bundle, _)| show(&bundle)),
+        Bundle::Show(args) => show(args),
         Bundle::Verify(args) => verify(args),
     })
 }
 
-fn verified(args: &BundleFile) -> Result<(VerifiedBundle<Box<dyn Read>>, Settings), Failure> {
-    let (settings, roots) = settings(&args.device)?;
-    let bundle = UnverifiedBundle::read(open(&args.file)?)?;
-    Ok((bundle.verify(&roots, None, Some(now_unix_s()))?, settings))
-}
-
-fn show(bundle: &VerifiedBundle<Box<dyn Read>>) -> Result<(), Failure> {
+fn show(args: &BundleFile) -> Result<(), Failure> {
+    let (_, roots) = settings(&args.device)?;
+    let bundle = UnverifiedBundle::read(open(&args.file)?)?.verify(&roots, None, Some(now_unix_s()))?;
     let signers: Vec<_> = bundle
         .signers()
         .iter()
@@ -171,11 +167,9 @@ fn show(bundle: &VerifiedBundle<Box<dyn Read>>) -> Result<(), Failure> {
 }
 
 fn verify(args: &BundleFile) -> Result<(), Failure> {
-    let (bundle, settings) = verified(args)?;
+    let (settings, roots) = settings(&args.device)?;
+    let bundle = admitted(&args.file, &settings, &roots)?;
     let (manifest, release) = (bundle.manifest(), bundle.release());
-    slot::admit(manifest, release, &settings, 0, now_unix_s()).map_err(|why| {
-        Failure(exit::REFUSED, format!("bundle {} {}: {why}", manifest.id, manifest.version))
-    })?;
     let (id, version) = (manifest.id.clone(), manifest.version.clone());
     let signers: Vec<String> =
         bundle.signers().iter().map(|key| Held::signer(&key.name, key.public.id())).collect();
@@ -184,6 +178,19 @@ fn verify(args: &BundleFile) -> Result<(), Failure> {
     println!("{id} {version}: whole, signed by {}", signers.join(", "));
     println!("security epoch {epoch}, to be installed before {expires}, SHA-256 {digest}");
     Ok(())
+}
+
+/// A bundle that the device would install, by what its slots have seen.
+fn admitted(
+    file: &Path,
+    settings: &Settings,
+    roots: &Roots,
+) -> Result<VerifiedBundle<Box<dyn Read>>, Failure> {
+    let known = match &settings.folder {
+        Some(folder) if folder.is_dir() => readable(folder)?.known(roots)?,
+        _ => Known::default(),
+    };
+    Ok(known.verify(open(file)?, roots, settings, now_unix_s())?)
 }
 
 /// Runs `candor slot`.
@@ -378,8 +385,5 @@ fn alone(path: &Path) -> io::Result<Result<(Folder, TrialLock), &'static str>> {
 
 fn signed(file: &Path, settings: &Settings) -> Result<bundle::Bundle, Failure> {
     let roots = settings.roots().map_err(usage)?;
-    let now = now_unix_s();
-    let verified = UnverifiedBundle::read(open(file)?)?.verify(&roots, None, Some(now))?;
-    slot::admit(verified.manifest(), verified.release(), settings, 0, now).map_err(usage)?;
-    Ok(verified.load()?.0)
+    Ok(admitted(file, settings, &roots)?.load()?.0)
 }

@@ -7,7 +7,7 @@
 use std::io::{self, Read, Write};
 
 use super::Settings;
-use super::admission::{Inadmissible, admit};
+use super::admission::{Inadmissible, Known};
 use super::record::{Record, What};
 use super::state::{Boot, Held, Refusal, Slot};
 use crate::bundle::{
@@ -180,6 +180,18 @@ impl<F: Files> Store<F> {
         &self.record
     }
 
+    /// What decides on a bundle, of what the device has seen.
+    ///
+    /// # Errors
+    /// As [`Store::key_list`].
+    pub fn known(&self, roots: &Roots) -> Result<Known, SlotError> {
+        Ok(Known {
+            key_list: self.key_list(roots)?,
+            security_epoch: self.record.slots.security_epoch(),
+            latest_unix_s: self.record.latest_unix_s,
+        })
+    }
+
     /// Installs the bundle that `reader` gives: checks and copies it, and stages it. The device's key list
     /// becomes the bundle's where that is newer.
     ///
@@ -195,20 +207,15 @@ impl<F: Files> Store<F> {
         self.record.slots.can_stage()?;
         self.collect()?;
         let mut record = self.record_at(now_unix_s);
-        let (epoch, now_unix_s) = (record.slots.security_epoch(), record.latest_unix_s);
-        let known = self.key_list(roots)?;
-        let bundle = UnverifiedBundle::read(reader)?.verify(roots, known.as_ref(), Some(now_unix_s))?;
+        let known = self.known(roots)?;
+        let bundle = known.verify(reader, roots, limits, now_unix_s)?;
         let (manifest, release) = (bundle.manifest(), bundle.release());
-        admit(manifest, release, limits, epoch, now_unix_s).map_err(|why| SlotError::Inadmissible {
-            id: manifest.id.clone(),
-            version: manifest.version.clone(),
-            why,
-        })?;
         let signers = bundle.signers().iter().map(|key| Held::signer(&key.name, key.public.id())).collect();
         let (id, version) = (manifest.id.clone(), manifest.version.clone());
         let security_epoch = release.security_epoch;
         let (carried, list) = bundle.key_list();
-        let newer_list = known.is_none_or(|known| known.serial < carried.serial).then(|| list.clone());
+        let newer_list =
+            known.key_list.is_none_or(|known| known.serial < carried.serial).then(|| list.clone());
 
         let mut file = self.files.create(INCOMING).map_err(failed("create", INCOMING))?;
         let digest = match bundle.copy(&mut file) {
@@ -296,6 +303,7 @@ impl<F: Files> Store<F> {
     /// [`SlotError`]; the slots are then as they were.
     pub fn roll_back(&mut self, reason: &str, now_unix_s: u64) -> Result<Held, SlotError> {
         let mut record = self.record_at(now_unix_s);
+        let reason = shortened(reason);
         let held = record.slots.roll_back(reason)?;
         record.note(What::RolledBack, held.clone(), Some(reason.to_owned()));
         self.save(record)?;
@@ -303,13 +311,13 @@ impl<F: Files> Store<F> {
         Ok(held)
     }
 
-        let reason = shortened(reason);
     /// A slot's bundle turned out to be bad.
     ///
     /// # Errors
     /// [`SlotError::Io`].
     pub fn fail(&mut self, held: &Held, reason: &str, now_unix_s: u64) -> Result<(), SlotError> {
         let mut record = self.record_at(now_unix_s);
+        let reason = shortened(reason);
         if !record.slots.fail(held.digest, reason) {
             return Ok(());
         }
@@ -317,7 +325,6 @@ impl<F: Files> Store<F> {
         self.save(record)?;
         self.collect()
     }
-        let reason = shortened(reason);
 
     /// Takes over a key list with a higher serial; the same list again is no error.
     ///
@@ -413,6 +420,12 @@ impl<F: Files> Store<F> {
 
     fn save(&mut self, record: Record) -> Result<(), SlotError> {
         let bytes = record.to_bytes().map_err(|error| failed("write", RECORD)(error.into()))?;
+        if bytes.len() > MAX_RECORD_BYTES {
+            let found = bytes.len();
+            let cause =
+                format!("expected at most {MAX_RECORD_BYTES} bytes, which can be read again, found {found}");
+            return Err(failed("write", RECORD)(io::Error::other(cause)));
+        }
         self.put(RECORD, |file| file.write_all(&bytes))?;
         self.sync_names()?;
         self.record = record;
@@ -420,12 +433,6 @@ impl<F: Files> Store<F> {
     }
 
     /// Replaces a file whole; its name is durable with the next sync of names.
-        if bytes.len() > MAX_RECORD_BYTES {
-            let found = bytes.len();
-            let cause =
-                format!("expected at most {MAX_RECORD_BYTES} bytes, which can be read again, found {found}");
-            return Err(failed("write", RECORD)(io::Error::other(cause)));
-        }
     fn put(
         &self,
         name: &str,
@@ -447,12 +454,12 @@ impl<F: Files> Store<F> {
     }
 }
 
+fn shortened(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]
+}
+
 /// Whether no start has tried the bundle so far.
 fn is_staged(record: &Record, held: &Held) -> bool {
     let slots = &record.slots;
     super::Name::ALL.into_iter().any(|n| matches!(slots.slot(n), Slot::Staged(h) if h.digest == held.digest))
 }
-fn shortened(reason: &str) -> &str {
-    &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]
-}
-
