@@ -11,7 +11,7 @@ use serde_json::json;
 
 use candor::bundle::{self, BundleError, Digest, Roots, UnverifiedBundle, VerifiedBundle};
 use candor::engine::Engine;
-use candor::slot::{self, Boot, Folder, Held, Name, Settings, SlotError, Started, Store};
+use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, TrialLock};
 
 use crate::cli::Device;
 use crate::scan::exit;
@@ -146,18 +146,14 @@ fn shown(unix_s: u64) -> String {
 /// Runs `candor bundle`.
 pub(crate) fn run_bundle(command: &Bundle) -> ExitCode {
     ended(match command {
-        Bundle::Show(args) => verified(args).and_then(|(bundle, _)| show(&bundle)),
+        Bundle::Show(args) => show(args),
         Bundle::Verify(args) => verify(args),
     })
 }
 
-fn verified(args: &BundleFile) -> Result<(VerifiedBundle<Box<dyn Read>>, Settings), Failure> {
-    let (settings, roots) = settings(&args.device)?;
-    let bundle = UnverifiedBundle::read(open(&args.file)?)?;
-    Ok((bundle.verify(&roots, None, Some(now_unix_s()))?, settings))
-}
-
-fn show(bundle: &VerifiedBundle<Box<dyn Read>>) -> Result<(), Failure> {
+fn show(args: &BundleFile) -> Result<(), Failure> {
+    let (_, roots) = settings(&args.device)?;
+    let bundle = UnverifiedBundle::read(open(&args.file)?)?.verify(&roots, None, Some(now_unix_s()))?;
     let signers: Vec<_> = bundle
         .signers()
         .iter()
@@ -171,11 +167,9 @@ fn show(bundle: &VerifiedBundle<Box<dyn Read>>) -> Result<(), Failure> {
 }
 
 fn verify(args: &BundleFile) -> Result<(), Failure> {
-    let (bundle, settings) = verified(args)?;
+    let (settings, roots) = settings(&args.device)?;
+    let bundle = admitted(&args.file, &settings, &roots)?;
     let (manifest, release) = (bundle.manifest(), bundle.release());
-    slot::admit(manifest, release, &settings, 0, now_unix_s()).map_err(|why| {
-        Failure(exit::REFUSED, format!("bundle {} {}: {why}", manifest.id, manifest.version))
-    })?;
     let (id, version) = (manifest.id.clone(), manifest.version.clone());
     let signers: Vec<String> =
         bundle.signers().iter().map(|key| Held::signer(&key.name, key.public.id())).collect();
@@ -186,25 +180,46 @@ fn verify(args: &BundleFile) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A bundle that the device would install, by what its slots have seen.
+fn admitted(
+    file: &Path,
+    settings: &Settings,
+    roots: &Roots,
+) -> Result<VerifiedBundle<Box<dyn Read>>, Failure> {
+    let known = match &settings.folder {
+        Some(folder) if folder.is_dir() => readable(folder)?.known(roots)?,
+        _ => Known::default(),
+    };
+    Ok(known.verify(open(file)?, roots, settings, now_unix_s())?)
+}
+
 /// Runs `candor slot`.
 pub(crate) fn run_slot(args: &Slot) -> ExitCode {
     ended(slot_step(args))
 }
 
+fn failed(operation: &'static str, folder: &Path) -> impl FnOnce(io::Error) -> SlotError {
+    let file = folder.display().to_string();
+    move |cause| SlotError::Io { operation, file, cause }
+}
+
 fn locked(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    let folder = Folder::lock(folder).map_err(|cause| SlotError::Io {
-        operation: "lock",
-        file: folder.display().to_string(),
-        cause,
-    })?;
-    Store::open(folder)
+    Store::open(Folder::lock(folder).map_err(failed("lock", folder))?)
+}
+
+fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
+    Store::open(Folder::to_read(folder).map_err(failed("open", folder))?)
 }
 
 fn slot_step(args: &Slot) -> Result<(), Failure> {
     let (settings, roots) = settings(&args.device)?;
     let missing = || usage("slots: expected a folder, --slots DIR or slots.folder, found none");
     let folder = settings.folder.as_deref().ok_or_else(missing)?;
-    let mut store = locked(folder)?;
+    // Where nothing is written, nothing has to be writable, and no scan is waited for.
+    let mut store = match args.step {
+        Step::Status { .. } if folder.is_dir() => readable(folder)?,
+        _ => locked(folder)?,
+    };
     let (now, name) = (now_unix_s(), |held: &Held| format!("{} {}", held.id, held.version));
     match &args.step {
         Step::Install { file } => {
@@ -273,6 +288,52 @@ fn of(held: &Held) -> String {
     format!("{id} {version}, epoch {epoch}, signed by {}", held.signers.join(", "))
 }
 
+/// The bundle that a run uses.
+pub(crate) struct Chosen {
+    /// It.
+    pub(crate) bundle: bundle::Bundle,
+    /// Set where it is in trial.
+    pub(crate) trial: Option<Trial>,
+    /// What went wrong on the way, for people.
+    pub(crate) notes: Vec<String>,
+}
+
+/// A trial that this run makes, and no other one while it lives.
+pub(crate) struct Trial {
+    digest: Digest,
+    folder: PathBuf,
+    _lock: TrialLock,
+}
+
+/// What a run with a bundle in trial came to.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It scored crops.
+    RanWell,
+    /// It met none.
+    NothingToScore,
+    /// Its network failed, and how.
+    Failed(String),
+}
+
+impl Trial {
+    /// Writes down what the run came to.
+    pub(crate) fn end(self, outcome: &Outcome) {
+        let now = now_unix_s();
+        let written = locked(&self.folder).and_then(|mut store| match outcome {
+            Outcome::RanWell => store.ran_well(self.digest, now),
+            Outcome::NothingToScore => store.was_not_tried(self.digest, now),
+            Outcome::Failed(reason) => {
+                let held = store.record().slots.held().find(|held| held.digest == self.digest).cloned();
+                held.map_or(Ok(()), |held| store.fail(&held, reason, now))
+            }
+        });
+        if let Err(error) = written {
+            eprintln!("candor: {error}; this run counts as a failed start");
+        }
+    }
+}
+
 /// The bundle that a run uses: the one that is named, else the slots', else the built-in one.
 ///
 /// # Errors
@@ -281,8 +342,8 @@ pub(crate) fn bundle_to_run(
     named: Option<&Path>,
     settings: &Settings,
     engine: &Engine,
-) -> Result<Started, String> {
-    let alone = |bundle| Started { bundle, trial: None, notes: Vec::new() };
+) -> Result<Chosen, String> {
+    let alone = |bundle| Chosen { bundle, trial: None, notes: Vec::new() };
     match (named, &settings.folder) {
         (Some(folder), _) if folder.is_dir() => {
             bundle::Bundle::open(folder).map(alone).map_err(|error| error.to_string())
@@ -292,43 +353,37 @@ pub(crate) fn bundle_to_run(
         (None, Some(folder)) => {
             let roots = settings.roots().map_err(|error| error.to_string())?;
             from_slots(folder, &roots, settings, engine).or_else(|error| {
-                let mut started = bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string())?;
-                started.notes.push(format!("{error}; the built-in bundle runs"));
-                Ok(started)
+                let mut chosen = bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string())?;
+                chosen.notes.push(format!("{error}; the built-in bundle runs"));
+                Ok(chosen)
             })
         }
     }
 }
 
-fn from_slots(
-    path: &Path,
-    roots: &Roots,
-    settings: &Settings,
-    engine: &Engine,
-) -> Result<Started, SlotError> {
-    let failed = |cause| SlotError::Io { operation: "lock", file: path.display().to_string(), cause };
-    match Folder::try_lock(path).map_err(failed)? {
-        Some(folder) => Ok(slot::start(&mut Store::open(folder)?, engine, roots, settings, now_unix_s())?),
-        None => {
-            let store = Store::open(Folder::to_read(path).map_err(failed)?)?;
-            Ok(slot::start_without_trial(&store, roots)?)
+fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) -> Result<Chosen, SlotError> {
+    let why = match alone(path) {
+        Ok(Ok((folder, lock))) => {
+            let started = slot::start(&mut Store::open(folder)?, engine, roots, settings, now_unix_s())?;
+            let trial = |digest| Trial { digest, folder: path.to_owned(), _lock: lock };
+            let trial = started.trial.map(trial);
+            return Ok(Chosen { bundle: started.bundle, trial, notes: started.notes });
         }
-    }
+        Ok(Err(why)) => why.to_owned(),
+        // A folder that can't be written can be read all the same.
+        Err(error) => failed("lock", path)(error).to_string(),
+    };
+    let started = slot::start_without_trial(&readable(path)?, roots, &why)?;
+    Ok(Chosen { bundle: started.bundle, trial: None, notes: started.notes })
+}
+
+/// The folder and the right to make a trial in it, or who has one of them.
+fn alone(path: &Path) -> io::Result<Result<(Folder, TrialLock), &'static str>> {
+    let Some(folder) = Folder::try_lock(path)? else { return Ok(Err("the slots are being changed")) };
+    Ok(folder.try_lock_trial()?.map(|lock| (folder, lock)).ok_or("another run makes a trial"))
 }
 
 fn signed(file: &Path, settings: &Settings) -> Result<bundle::Bundle, Failure> {
     let roots = settings.roots().map_err(usage)?;
-    let now = now_unix_s();
-    let verified = UnverifiedBundle::read(open(file)?)?.verify(&roots, None, Some(now))?;
-    slot::admit(verified.manifest(), verified.release(), settings, 0, now).map_err(usage)?;
-    Ok(verified.load()?.0)
-}
-
-/// Writes down that a run with the bundle in trial ended well.
-pub(crate) fn ran_well(settings: &Settings, digest: Digest) {
-    let Some(folder) = &settings.folder else { return };
-    let written = locked(folder).and_then(|mut store| store.ran_well(digest, now_unix_s()));
-    if let Err(error) = written {
-        eprintln!("candor: {error}; this run counts as a failed start");
-    }
+    Ok(admitted(file, settings, &roots)?.load()?.0)
 }

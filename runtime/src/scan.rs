@@ -9,20 +9,20 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use candor::bundle::{Manifest, Status};
-use candor::engine::Engine;
+use candor::bundle::{Bundle, Manifest, Status};
+use candor::config::Config;
+use candor::engine::{Engine, EngineError};
 use candor::frame::Frame;
 use candor::memory;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting, Summary};
 use candor::report::live::LiveAnnotation;
 use candor::report::{faces, json, table};
-use candor::slot::Started;
 use candor::source::{self, FrameSource, SourceError};
 use candor::stopwatch::{Stage, Stopwatch};
 use candor::verdict::Verdict;
 
 use crate::cli::{FailOn, Scan};
-use crate::models;
+use crate::models::{self, Chosen, Outcome, Trial};
 
 /// Exit codes; documented in `candor scan --help`, never renumbered.
 pub(crate) mod exit {
@@ -50,6 +50,10 @@ struct Job<'a> {
     out: Mutex<()>,
     worst: Mutex<u8>,
     stopwatches: Mutex<Vec<Stopwatch>>,
+    /// Whether the classifier has scored a crop.
+    has_scored: AtomicBool,
+    /// How the classifier failed.
+    failure: Mutex<Option<String>>,
 }
 
 /// Runs the command.
@@ -71,20 +75,7 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         Ok(engine) => engine,
         Err(error) => return usage(error.to_string()),
     };
-    let Started { bundle, trial, notes } =
-        match models::bundle_to_run(args.bundle.as_deref(), &config.slots, &engine) {
-            Ok(started) => started,
-            Err(message) => return usage(message),
-        };
-    for note in notes {
-        eprintln!("candor: {note}");
-    }
-    let scanner = match Scanner::new(&engine, config.detect, config.scan, &bundle) {
-        Ok(scanner) => scanner,
-        Err(error) => return usage(error.to_string()),
-    };
-    // The scanner has what it needs of it.
-    drop(bundle);
+    // What is wrong with the request costs a trial no start.
     let (inputs, missing) = expand(args);
     if args.annotate.is_some() && inputs.len() != 1 {
         return usage(format!("--annotate: expected one input, found {}", inputs.len()));
@@ -94,6 +85,10 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     {
         return usage(format!("--annotate: {} is the input itself", out.display()));
     }
+    let (scanner, trial) = match scanner(args, &config, &engine) {
+        Ok(loaded) => loaded,
+        Err(message) => return usage(message),
+    };
     let stop = Arc::new(AtomicBool::new(false));
     // The first signal ends the scan in good order, the second one at once.
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -112,8 +107,15 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     }
 
     let started = Instant::now();
-    let job =
-        Job { args, stop: &stop, out: Mutex::new(()), worst: Mutex::new(0), stopwatches: Mutex::default() };
+    let job = Job {
+        args,
+        stop: &stop,
+        out: Mutex::new(()),
+        worst: Mutex::new(0),
+        stopwatches: Mutex::default(),
+        has_scored: AtomicBool::new(false),
+        failure: Mutex::default(),
+    };
     for (path, message) in &missing {
         job.failed(path, message);
     }
@@ -135,8 +137,13 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         // keep for the thread that freed it.
         work(scanner);
     });
-    if let Some(digest) = trial {
-        models::ran_well(&config.slots, digest);
+    if let Some(trial) = trial {
+        let failure = job.failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        trial.end(&match failure {
+            Some(reason) => Outcome::Failed(reason),
+            None if job.has_scored.load(Ordering::Relaxed) => Outcome::RanWell,
+            None => Outcome::NothingToScore,
+        });
     }
     if args.stats {
         let watches = job.stopwatches.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -146,6 +153,43 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         return ExitCode::from(exit::INTERRUPTED);
     }
     ExitCode::from(job.worst.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The networks that the run uses, and the trial where the classifier is in one. A model of the slots whose network
+/// can't be loaded gives way to the built-in one.
+///
+/// # Errors
+/// What to say.
+fn scanner(args: &Scan, config: &Config, engine: &Engine) -> Result<(Scanner, Option<Trial>), String> {
+    let Chosen { bundle, trial, notes } =
+        models::bundle_to_run(args.bundle.as_deref(), &config.slots, engine)?;
+    for note in notes {
+        eprintln!("candor: {note}");
+    }
+    let load = |bundle: &Bundle| Scanner::new(engine, config.detect, config.scan, bundle);
+    match load(&bundle) {
+        Ok(scanner) => Ok((scanner, trial)),
+        Err(error) if args.bundle.is_none() && is_of(&error, bundle.manifest()) => {
+            let built_in = Bundle::embedded().map_err(|error| error.to_string())?;
+            let scanner = load(&built_in).map_err(|error| error.to_string())?;
+            eprintln!("candor: {error}; the built-in model runs");
+            if let Some(trial) = trial {
+                trial.end(&Outcome::Failed(error.to_string()));
+            }
+            Ok((scanner, None))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether the network that failed is the bundle's.
+fn is_of(error: &EngineError, manifest: &Manifest) -> bool {
+    match error {
+        EngineError::Load { network, .. }
+        | EngineError::Shape { network, .. }
+        | EngineError::Run { network, .. } => *network == manifest.id,
+        EngineError::Kernels { .. } => false,
+    }
 }
 
 impl Job<'_> {
@@ -204,7 +248,14 @@ impl Job<'_> {
                 eprintln!("candor: {file}: {message}");
                 self.worsen(exit::NOT_WRITTEN);
             }
-            Err(error) => self.failed(file, &error.to_string()),
+            Err(error) => {
+                if let ScanError::Engine(cause) = &error
+                    && is_of(cause, &manifest)
+                {
+                    *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.to_string());
+                }
+                self.failed(file, &error.to_string());
+            }
         }
     }
 
@@ -272,6 +323,9 @@ impl Observer for Watcher<'_> {
     }
 
     fn face(&mut self, face: &Face) -> Result<(), ScanError> {
+        if face.samples.iter().any(|sample| sample.score.is_some()) {
+            self.job.has_scored.store(true, Ordering::Relaxed);
+        }
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: io::Error| ScanError::Observer(format!("{what}: {error}"))

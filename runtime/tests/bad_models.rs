@@ -17,7 +17,9 @@ use candor::engine::Engine;
 use candor::slot::{Folder, Name, Settings, Slot, Store, start};
 use image::RgbImage;
 
-use crate::release::{Draft, NOW_S, blob, key, key_list, listed, noise, root, roots, signed_list, signer};
+use crate::release::{
+    Draft, NOW_S, blob, key, key_list, key_list_file, listed, noise, root, roots, signed_list, signer,
+};
 
 fn golden(folder: &str, name: &str) -> Vec<u8> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -281,6 +283,62 @@ fn a_bad_model_gives_way_to_the_one_before() {
     assert_eq!(store.record().slots.current(), None);
 }
 
+/// A device with a trial of another network beside a confirmed model.
+fn with_trial(folder: &Path) -> Store<Folder> {
+    let mut store = Store::open(Folder::lock(folder).unwrap()).unwrap();
+    for name in ["int8-16", "int8-16-other"] {
+        let held = store.install(&sound(name, 16).bytes()[..], &roots(), &roomy(), NOW_S).unwrap();
+        start(&mut store, &Engine::default(), &roots(), &roomy(), NOW_S).unwrap();
+        store.ran_well(held.digest, NOW_S).unwrap();
+        if name == "int8-16" {
+            store.confirm(&roots(), NOW_S).unwrap();
+        }
+    }
+    store
+}
+
+#[test]
+fn another_root_key_costs_no_model_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = with_trial(folder.path());
+    let before = store.record().slots.clone();
+    let others = Roots::new(vec![PublicKey::of(&key(9))], 1).unwrap();
+    for _ in 0..5 {
+        let started = start(&mut store, &Engine::default(), &others, &roomy(), NOW_S).unwrap();
+        assert_eq!(started.bundle.manifest(), Bundle::embedded().unwrap().manifest());
+        assert!(started.notes.iter().any(|note| note.contains("root key")), "{:?}", started.notes);
+    }
+    assert_eq!(store.record().slots, before);
+    let started = start(&mut store, &Engine::default(), &roots(), &roomy(), NOW_S).unwrap();
+    assert!(started.trial.is_some(), "{:?}", started.notes);
+}
+
+#[test]
+fn a_key_that_is_left_out_signs_no_trial_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = with_trial(folder.path());
+    let before = store.record().slots.clone();
+    store.rotate_keys(&key_list_file(&key_list(2, &[key(8)]))[..], &roots()).unwrap();
+    let refused = store.confirm(&roots(), NOW_S).unwrap_err().to_string();
+    assert!(refused.contains("is not in the key list with serial 2"), "{refused}");
+    let started = start(&mut store, &Engine::default(), &roots(), &roomy(), NOW_S).unwrap();
+    assert_eq!((started.trial, started.bundle.manifest().id.as_str()), (None, "test"));
+    assert!(started.notes[0].contains("no trial this time"), "{:?}", started.notes);
+    assert_eq!(store.record().slots, before, "what was confirmed goes on, and no start is used up");
+}
+
+#[test]
+fn a_trial_is_made_by_one_run_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = Folder::lock(folder.path()).unwrap();
+    let trial = alone.try_lock_trial().unwrap().unwrap();
+    drop(alone);
+    let next = Folder::try_lock(folder.path()).unwrap().unwrap();
+    assert!(next.try_lock_trial().unwrap().is_none());
+    drop(trial);
+    assert!(next.try_lock_trial().unwrap().is_some());
+}
+
 #[test]
 fn starts_that_never_end_use_a_trial_up() {
     let folder = tempfile::tempdir().unwrap();
@@ -290,7 +348,9 @@ fn starts_that_never_end_use_a_trial_up() {
     for _ in 0..limits.trial_boots {
         assert_eq!(start(&mut store, &engine, &roots(), &limits, NOW_S).unwrap().trial, Some(held.digest));
     }
-    assert_eq!(start(&mut store, &engine, &roots(), &limits, NOW_S).unwrap().trial, None);
+    let started = start(&mut store, &engine, &roots(), &limits, NOW_S).unwrap();
+    assert_eq!(started.trial, None);
+    assert!(started.notes[0].contains("is given up: no start is left"), "{:?}", started.notes);
     assert!(
         matches!(store.record().slots.slot(Name::A), Slot::Bad { reason, .. } if reason.contains("no start"))
     );

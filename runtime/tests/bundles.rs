@@ -265,6 +265,31 @@ fn what_an_older_device_took_is_refused_once_its_key_is_rotated_out() {
 }
 
 #[test]
+fn the_longest_record_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(Folder::lock(folder.path()).unwrap()).unwrap();
+    // Each byte takes six in JSON.
+    let long = "\u{1}".repeat(128);
+    let keys: Vec<_> = (2..18).map(key).collect();
+    let listed = keys.iter().map(|key| ListedKey { name: long.clone(), ..listed(key) }).collect();
+    let list = signed_list(&KeyList::new(1, 16, listed).unwrap(), &[root()]);
+    for seed in 0..20 {
+        let mut draft = Draft::of_noise(seed, 100);
+        (draft.manifest.id, draft.manifest.version) = (long.clone(), long.clone());
+        (draft.key_list, draft.signers) = (list.clone(), keys.clone());
+        store.install(&draft.bytes()[..], &roots(), &Settings::default(), NOW_S).unwrap();
+        store.roll_back(&"\u{1}".repeat(1 << 21), NOW_S).unwrap();
+    }
+    let record = store.record().clone();
+    assert_eq!(record.history.len(), candor::slot::MAX_EVENTS);
+    drop(store);
+    assert_eq!(*Store::open(Folder::lock(folder.path()).unwrap()).unwrap().record(), record);
+    let too_long = ListedKey { name: "x".repeat(129), ..crate::release::listed(&signer()) };
+    let refused = KeyList::new(1, 1, vec![too_long]).unwrap_err().to_string();
+    assert!(refused.contains("keys.name: expected at most 128 bytes, found 129"), "{refused}");
+}
+
+#[test]
 fn a_clock_that_is_set_back_revives_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = device(folder.path());

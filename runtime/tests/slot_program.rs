@@ -14,12 +14,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use candor::bundle::{Digest, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Bundle, Digest, KeyList, ListedKey, PublicKey};
+use candor::classify::Classifier;
+use candor::engine::Engine;
 use candor::slot::{Folder, Record, Slot, Store};
 use serde_json::Value;
 
 use crate::random::Random;
-use crate::release::{Draft, key, key_list_file, root, roots, signed_list, signer};
+use crate::release::{Draft, key, key_list_file, noise, root, roots, signed_list, signer};
 
 /// Kills of an ordinary test run.
 const N_KILLS: u64 = 24;
@@ -117,6 +119,68 @@ fn a_scan_tries_a_bundle_and_gives_it_up() {
     assert!(said.contains("bundle test 0.1.0 is given up: self-test: network test"), "{said}");
     let line: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(line["model"]["id"], "lite0-224-untrained");
+}
+
+fn scan(folder: &Path, input: &Path, options: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_candor"))
+        .args(["scan", "--json", "--root-key", &PublicKey::of(&root()).to_string(), "--slots"])
+        .arg(folder)
+        .arg(input)
+        .args(options)
+        .output()
+        .unwrap()
+}
+
+/// A sound bundle of the built-in network; its goldens' outputs are the network's.
+fn sound() -> Draft {
+    let floor = Bundle::embedded().unwrap();
+    let size_px = floor.manifest().input.size_px;
+    let input = noise(1, 3 * size_px as usize * size_px as usize);
+    let crop = image::RgbImage::from_raw(size_px, size_px, input.clone()).unwrap();
+    let mut network = Classifier::new(&Engine::default(), floor.manifest(), floor.model()).unwrap();
+    let logits = network.logits(&[&crop]).unwrap()[0].map(f32::to_bits);
+    let mut draft = Draft::new(floor.model(), size_px, &[(input, logits)]);
+    draft.key_list = lasting_list(1);
+    draft.release().expires_unix_s = NEVER_S;
+    draft
+}
+
+/// The starts that the trial in slot A has left, and whether a run with it has ended well.
+fn trial(folder: &Path) -> Option<(u8, bool)> {
+    match read(folder).slots.slot(candor::slot::Name::A) {
+        Slot::Trial { left, has_run, .. } => Some((*left, *has_run)),
+        _ => None,
+    }
+}
+
+#[test]
+fn scans_that_score_nothing_show_nothing_and_cost_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("slots");
+    let config = scratch.path().join("candor.toml");
+    // No clock decides.
+    std::fs::write(&config, "[slots]\nmax_time_ratio = 1000000.0\n").unwrap();
+    let config = config.to_str().unwrap();
+    assert!(run(&folder, &["install", "-"], &sound().bytes()).status.success());
+    let picture = scratch.path().join("picture.png");
+    image::RgbImage::new(64, 64).save(&picture).unwrap();
+    let annotate = ["--config", config, "--annotate", picture.to_str().unwrap()];
+    assert_eq!(scan(&folder, &picture, &annotate).status.code(), Some(2), "a usage error");
+    assert_eq!(trial(&folder), None, "it is staged still");
+    for _ in 0..4 {
+        let output = scan(&folder, &picture, &["--config", config]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(line["model"]["id"], "test");
+        assert_eq!(trial(&folder), Some((3, false)));
+    }
+    // While another run makes the trial.
+    let other = Folder::lock(&folder).unwrap().try_lock_trial().unwrap().unwrap();
+    let output = scan(&folder, &picture, &["--config", config]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("another run makes a trial: no trial this time"), "{said}");
+    drop(other);
+    assert_eq!(trial(&folder), Some((3, false)));
 }
 
 /// Kills the program at some instant: after a number of looks, or a little after a file has come; `false` when it

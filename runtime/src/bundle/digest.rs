@@ -16,6 +16,16 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Digest(Sha256::digest(bytes).into())
     }
+
+    /// Of everything that `reader` gives.
+    ///
+    /// # Errors
+    /// The reader's.
+    pub(crate) fn of_reader(reader: impl Read) -> io::Result<Self> {
+        let mut hashed = Hashed::new(reader);
+        io::copy(&mut hashed, &mut io::sink())?;
+        Ok(hashed.digest())
+    }
 }
 
 impl fmt::Display for Digest {
@@ -130,8 +140,6 @@ mod tests {
         // FIPS 180-2, appendix B.1.
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Digest::of(b"abc").to_string(), expected);
-        let mut hashed = Hashed::new(&b"abc"[..]);
-        io::copy(&mut hashed, &mut io::sink()).unwrap();
-        assert_eq!(hashed.digest().to_string(), expected);
+        assert_eq!(Digest::of_reader(&b"abc"[..]).unwrap().to_string(), expected);
     }
 }

@@ -7,6 +7,7 @@ use ed25519_dalek::{Signature as Ed25519, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::MAX_NAME_BYTES;
 use super::digest::{from_hex, to_hex};
 
 /// Most bytes of a key list.
@@ -357,7 +358,7 @@ impl Roots {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListedKey {
-    /// For people.
+    /// For people, at most 128 bytes.
     pub name: String,
     /// The key.
     pub public: PublicKey,
@@ -416,6 +417,9 @@ impl KeyList {
             "each once".into(),
             twice.map_or(String::new(), |(_, k)| k.name.clone()),
         )?;
+        let longest = keys.iter().map(|key| key.name.len()).max().unwrap_or_default();
+        let expected = format!("at most {MAX_NAME_BYTES} bytes");
+        check(longest <= MAX_NAME_BYTES, "keys.name", expected, longest.to_string())?;
         let can_be_met = (1..=n_keys).contains(&self.threshold);
         check(can_be_met, "threshold", format!("1..={n_keys}"), self.threshold.to_string())
     }

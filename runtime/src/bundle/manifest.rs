@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::keys::KeyId;
-use super::{BundleError, FORMAT, MAX_MODEL_BYTES};
+use super::{BundleError, FORMAT, MAX_MODEL_BYTES, MAX_NAME_BYTES};
 use crate::verdict::{Rules, WINDOW};
 
 /// Whether the model has learnt anything yet.
@@ -80,9 +80,9 @@ pub struct Blob {
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: u32,
-    /// The model's name.
+    /// The model's name, at most 128 bytes.
     pub id: String,
-    /// The model's version.
+    /// The model's version, at most 128 bytes.
     pub version: String,
     /// Whether verdicts mean anything.
     pub status: Status,
@@ -201,6 +201,10 @@ impl Manifest {
         };
         let unit = 0.0..=1.0f32;
         check(self.format == FORMAT, "format", &FORMAT.to_string(), self.format.to_string())?;
+        for (field, name) in [("id", &self.id), ("version", &self.version)] {
+            let expected = format!("at most {MAX_NAME_BYTES} bytes");
+            check(name.len() <= MAX_NAME_BYTES, field, &expected, name.len().to_string())?;
+        }
         let (input, score) = (&self.input, &self.score);
         check((16..=1024).contains(&input.size_px), "input.size_px", "16..=1024", input.size_px.to_string())?;
         check(

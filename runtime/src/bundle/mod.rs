@@ -22,6 +22,8 @@ pub use self::manifest::{
 
 /// The manifest's format that this program reads.
 pub const FORMAT: u32 = 1;
+/// Longest name of a model, of its version and of a key; a device's history keeps them.
+pub(crate) const MAX_NAME_BYTES: usize = 128;
 /// Largest manifest that is read.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Largest model file that is read.
@@ -207,6 +209,12 @@ mod tests {
             ("\"real_below\": 0.35", "\"real_below\": 0.9", "thresholds.fake_above"),
             ("\"file\": \"model.onnx\"", "\"file\": \"../model.onnx\"", "model.file"),
             ("\"format\": 1", "\"format\": 1, \"surprise\": 1", "surprise"),
+            ("\"id\": \"", &format!("\"id\": \"{}", "x".repeat(MAX_NAME_BYTES)), "id: expected at most 128"),
+            (
+                "\"version\": \"",
+                &format!("\"version\": \"{}", "x".repeat(MAX_NAME_BYTES)),
+                "version: expected",
+            ),
         ] {
             let json = JSON.replacen(from, to, 1);
             assert_ne!(json, JSON, "{from} is not in the manifest");

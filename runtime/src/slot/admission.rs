@@ -1,7 +1,9 @@
 //! What a device takes: a signed bundle that is neither old, nor expired, nor too new, nor too large.
 
-use super::Settings;
-use crate::bundle::{Manifest, Release, Version};
+use std::io::Read;
+
+use super::{Settings, SlotError};
+use crate::bundle::{KeyList, Manifest, Release, Roots, UnverifiedBundle, VerifiedBundle, Version};
 
 /// Why a signed bundle isn't installed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,11 +42,45 @@ pub enum Inadmissible {
     },
 }
 
+/// What a device has seen that decides on a bundle; nothing of it for a device without slots.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The one with the highest serial.
+    pub(super) key_list: Option<KeyList>,
+    /// Bundles below are refused.
+    pub(super) security_epoch: u32,
+    /// A clock that is behind it is wrong.
+    pub(super) latest_unix_s: u64,
+}
+
+impl Known {
+    /// Checks everything about a bundle that comes before its files: signatures, epoch, expiry, runtime, size.
+    ///
+    /// # Errors
+    /// [`SlotError::Bundle`], [`SlotError::Inadmissible`].
+    pub fn verify<R: Read>(
+        &self,
+        reader: R,
+        roots: &Roots,
+        limits: &Settings,
+        now_unix_s: u64,
+    ) -> Result<VerifiedBundle<R>, SlotError> {
+        let now_unix_s = self.latest_unix_s.max(now_unix_s);
+        let bundle =
+            UnverifiedBundle::read(reader)?.verify(roots, self.key_list.as_ref(), Some(now_unix_s))?;
+        let manifest = bundle.manifest();
+        admit(manifest, bundle.release(), limits, self.security_epoch, now_unix_s).map_err(|why| {
+            SlotError::Inadmissible { id: manifest.id.clone(), version: manifest.version.clone(), why }
+        })?;
+        Ok(bundle)
+    }
+}
+
 /// Checks what a signed manifest says against the device: its size limit, its epoch and its clock.
 ///
 /// # Errors
 /// [`Inadmissible`] for the first thing that doesn't fit.
-pub fn admit(
+fn admit(
     manifest: &Manifest,
     release: &Release,
     limits: &Settings,

@@ -8,6 +8,11 @@ use super::store::Files;
 
 /// Held by whoever changes the folder.
 const LOCK: &str = "lock";
+/// Held by the run that makes a trial, from its start to its end.
+const TRIAL_LOCK: &str = "trial";
+
+/// No other run makes a trial while this lives.
+pub struct TrialLock(#[expect(dead_code, reason = "locked until it is closed")] File);
 
 /// A folder; a locked one is changed by no other process while this lives.
 pub struct Folder {
@@ -30,7 +35,7 @@ impl Folder {
                 File::open(parent)?.sync_all()?;
             }
         }
-        let lock = Self::lock_file(path)?;
+        let lock = lock_file(path, LOCK)?;
         lock.lock()?;
         Ok(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: Some(lock) })
     }
@@ -40,14 +45,16 @@ impl Folder {
     /// # Errors
     /// The system's.
     pub fn try_lock(path: &Path) -> io::Result<Option<Self>> {
-        let lock = Self::lock_file(path)?;
-        match lock.try_lock() {
-            Ok(()) => {
-                Ok(Some(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: Some(lock) }))
-            }
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        let Some(lock) = try_lock_file(path, LOCK)? else { return Ok(None) };
+        Ok(Some(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: Some(lock) }))
+    }
+
+    /// The right to make a trial: nothing where another run has it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_lock_trial(&self) -> io::Result<Option<TrialLock>> {
+        Ok(try_lock_file(&self.path, TRIAL_LOCK)?.map(TrialLock))
     }
 
     /// The folder to read from: what a record names stays there while another process changes it.
@@ -57,9 +64,18 @@ impl Folder {
     pub fn to_read(path: &Path) -> io::Result<Self> {
         Ok(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: None })
     }
+}
 
-    fn lock_file(path: &Path) -> io::Result<File> {
-        File::options().create(true).write(true).truncate(false).open(path.join(LOCK))
+fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
+    File::options().create(true).write(true).truncate(false).open(folder.join(name))
+}
+
+fn try_lock_file(folder: &Path, name: &str) -> io::Result<Option<File>> {
+    let file = lock_file(folder, name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::admission::{Inadmissible, admit};
-pub use self::folder::Folder;
+pub use self::admission::{Inadmissible, Known};
+pub use self::folder::{Folder, TrialLock};
 pub use self::record::{Event, MAX_EVENTS, Record, What};
 pub use self::start::{Started, start, start_without_trial};
 pub use self::state::{Boot, Held, Name, Refusal, Slot, Slots};

@@ -1,8 +1,8 @@
 //! A start of the program on a device with slots: which bundle runs.
 
-use super::state::{Boot, Held};
+use super::state::{Boot, Held, Name, Slot};
 use super::store::{Files, Store};
-use super::{Settings, try_out};
+use super::{Settings, SlotError, try_out};
 use crate::bundle::{Bundle, BundleError, Digest, Roots};
 use crate::engine::Engine;
 
@@ -10,14 +10,15 @@ use crate::engine::Engine;
 pub struct Started {
     /// It.
     pub bundle: Bundle,
-    /// The bundle in trial: to be told to [`Store::ran_well`] when the run has ended well.
+    /// The bundle in trial: [`Store::ran_well`] is to be told when the run has ended well.
     pub trial: Option<Digest>,
     /// What was given up on the way, and what else went wrong, for people.
     pub notes: Vec<String>,
 }
 
 /// Chooses the bundle to run. One in trial must pass its self-test first; one that doesn't, or whose file is
-/// damaged, is given up for the one before it. The built-in bundle is always left.
+/// damaged or gone, is given up for the one before it. A file that is the one that was installed and isn't
+/// trusted now is kept: the roots of this start may be the wrong ones. The built-in bundle is always left.
 ///
 /// # Errors
 /// [`BundleError`] when the build put in a broken one.
@@ -30,34 +31,40 @@ pub fn start<F: Files>(
 ) -> Result<Started, BundleError> {
     let floor = Bundle::embedded()?;
     let mut notes = Vec::new();
+    let mut may_try = true;
     // A trial, the current bundle, the one before it.
     for _ in 0..3 {
-        let boot = match store.boot(limits.trial_boots, now_unix_s) {
-            Ok(boot) => boot,
-            Err(error) => {
-                notes.push(format!("{error}; no trial without a record of it"));
-                store.record().slots.without_trial()
-            }
+        let boot = if may_try { boot(store, limits, now_unix_s, &mut notes) } else { without_trial(store) };
+        let (held, loaded) = match &boot {
+            Boot::Floor => break,
+            Boot::Trial(held) => (held, store.load_for_trial(held, roots)),
+            Boot::Confirmed(held) => (held, store.load(held, roots)),
         };
-        let Some(held) = boot.held() else { break };
-        let reason = match (store.load(held, roots), &boot) {
-            (Err(error), _) => {
-                if !error.is_of_bundle() {
-                    notes.push(format!("{}: {error}; the built-in bundle runs this time", name(held)));
-                    break;
-                }
-                error.to_string()
-            }
-            (Ok(bundle), Boot::Trial(_)) => match try_out(engine, &bundle, &floor, limits) {
+        let is_trial = matches!(boot, Boot::Trial(_));
+        let reason = match loaded {
+            Ok(bundle) if is_trial => match try_out(engine, &bundle, &floor, limits) {
                 Ok(fit) => {
                     log::info!("{}: in trial, {:.2} times the time", name(held), fit.time_ratio);
                     return Ok(Started { bundle, trial: Some(held.digest), notes });
                 }
                 Err(unfit) => unfit.to_string(),
             },
-            (Ok(bundle), _) => return Ok(Started { bundle, trial: None, notes }),
+            Ok(bundle) => return Ok(Started { bundle, trial: None, notes }),
+            Err(error) if error.is_loss() => error.to_string(),
+            Err(error) if is_trial => {
+                notes.push(format!("{}: {error}; no trial this time", name(held)));
+                if let Err(error) = store.was_not_tried(held.digest, now_unix_s) {
+                    notes.push(error.to_string());
+                }
+                may_try = false;
+                continue;
+            }
+            Err(error) => {
+                notes.push(unusable(held, &error));
+                break;
+            }
         };
-        notes.push(format!("{} is given up: {reason}", name(held)));
+        notes.push(given_up(held, &reason));
         if let Err(error) = store.fail(held, &reason, now_unix_s) {
             notes.push(error.to_string());
             break;
@@ -66,16 +73,46 @@ pub fn start<F: Files>(
     Ok(Started { bundle: floor, trial: None, notes })
 }
 
-/// The bundle to run while another process is at work on the slots: no trial.
+/// What is to run by the record; a trial whose starts are used up is noted.
+fn boot<F: Files>(store: &mut Store<F>, limits: &Settings, now_unix_s: u64, notes: &mut Vec<String>) -> Boot {
+    let before = store.record().slots.clone();
+    match store.boot(limits.trial_boots, now_unix_s) {
+        Ok(boot) => {
+            for name in Name::ALL {
+                let slot = store.record().slots.slot(name);
+                if let Slot::Bad { held, reason } = slot
+                    && before.slot(name) != slot
+                {
+                    notes.push(given_up(held, reason));
+                }
+            }
+            boot
+        }
+        Err(error) => {
+            notes.push(format!("{error}; no trial without a record of it"));
+            without_trial(store)
+        }
+    }
+}
+
+fn without_trial<F: Files>(store: &Store<F>) -> Boot {
+    store.record().slots.without_trial()
+}
+
+/// The bundle to run where no trial can be made, because of `why`.
 ///
 /// # Errors
 /// As [`start`].
-pub fn start_without_trial<F: Files>(store: &Store<F>, roots: &Roots) -> Result<Started, BundleError> {
-    let mut notes = vec!["the slots are being changed: no trial this time".to_owned()];
-    if let Some(held) = store.record().slots.without_trial().held() {
+pub fn start_without_trial<F: Files>(
+    store: &Store<F>,
+    roots: &Roots,
+    why: &str,
+) -> Result<Started, BundleError> {
+    let mut notes = vec![format!("{why}: no trial this time")];
+    if let Some(held) = without_trial(store).held() {
         match store.load(held, roots) {
             Ok(bundle) => return Ok(Started { bundle, trial: None, notes }),
-            Err(error) => notes.push(format!("{}: {error}; the built-in bundle runs this time", name(held))),
+            Err(error) => notes.push(unusable(held, &error)),
         }
     }
     Ok(Started { bundle: Bundle::embedded()?, trial: None, notes })
@@ -83,4 +120,12 @@ pub fn start_without_trial<F: Files>(store: &Store<F>, roots: &Roots) -> Result<
 
 fn name(held: &Held) -> String {
     format!("bundle {} {}", held.id, held.version)
+}
+
+fn given_up(held: &Held, reason: &str) -> String {
+    format!("{} is given up: {reason}", name(held))
+}
+
+fn unusable(held: &Held, error: &SlotError) -> String {
+    format!("{}: {error}; the built-in bundle runs this time", name(held))
 }

@@ -241,11 +241,21 @@ impl Slots {
     /// A run with the bundle in trial ended well: its start doesn't count as failed. Whether that changed
     /// anything.
     pub fn ran_well(&mut self, digest: Digest) -> bool {
+        self.end_start(digest, true)
+    }
+
+    /// A start with the bundle in trial ended in good order and showed nothing: it doesn't count. Whether that
+    /// changed anything.
+    pub fn was_not_tried(&mut self, digest: Digest) -> bool {
+        self.end_start(digest, false)
+    }
+
+    fn end_start(&mut self, digest: Digest, has_shown: bool) -> bool {
         let Some(name) = self.candidate() else { return false };
         match self.slot_mut(name) {
             Slot::Trial { held, left, has_run } if held.digest == digest => {
                 *left = left.saturating_add(1);
-                *has_run = true;
+                *has_run |= has_shown;
                 true
             }
             _ => false,

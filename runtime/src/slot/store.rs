@@ -7,11 +7,12 @@
 use std::io::{self, Read, Write};
 
 use super::Settings;
-use super::admission::{Inadmissible, admit};
+use super::admission::{Inadmissible, Known};
 use super::record::{Record, What};
 use super::state::{Boot, Held, Refusal, Slot};
 use crate::bundle::{
-    Bundle, BundleError, Digest, KeyList, Roots, TrustError, UnverifiedBundle, read_key_list, write_key_list,
+    Bundle, BundleError, Digest, KeyList, Roots, TrustError, UnverifiedBundle, VerifiedBundle, read_key_list,
+    write_key_list,
 };
 
 /// The states and the history.
@@ -22,8 +23,12 @@ const KEYS: &str = "keys";
 const INCOMING: &str = "incoming";
 /// The ending of bundles' names.
 const ENDING: &str = ".bundle";
+/// The operation that says that a file is gone.
+const OPEN: &str = "open";
 /// Most bytes of a record.
-const MAX_RECORD_BYTES: u64 = 1 << 20;
+const MAX_RECORD_BYTES: usize = 1 << 20;
+/// Bytes of a reason that are kept.
+const MAX_REASON_BYTES: usize = 1024;
 
 /// The operations on one folder's files that a store needs. A rename is atomic; nothing is durable before it is
 /// synced: a file's bytes by `sync`, names by `sync_names`.
@@ -124,15 +129,14 @@ pub enum SlotError {
 }
 
 impl SlotError {
-    /// Whether the bundle itself is at fault, rather than the disk or the request.
-    pub fn is_of_bundle(&self) -> bool {
+    /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the
+    /// disk, of the roots, or of a program that reads another manifest.
+    pub(super) fn is_loss(&self) -> bool {
         match self {
-            SlotError::Bundle(BundleError::Read { cause, .. }) => {
-                matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+            SlotError::Io { operation, cause, .. } => {
+                *operation == OPEN && cause.kind() == io::ErrorKind::NotFound
             }
-            SlotError::Bundle(BundleError::Copy(_)) => false,
-            SlotError::Io { cause, .. } => cause.kind() == io::ErrorKind::NotFound,
-            SlotError::Bundle(_) | SlotError::Digest { .. } => true,
+            SlotError::Digest { .. } => true,
             _ => false,
         }
     }
@@ -162,9 +166,9 @@ impl<F: Files> Store<F> {
         let mut bytes = Vec::new();
         let record = match files.open(RECORD) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => return Err(failed("open", RECORD)(error)),
+            Err(error) => return Err(failed(OPEN, RECORD)(error)),
             Ok(file) => {
-                file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).map_err(failed("read", RECORD))?;
+                file.take(MAX_RECORD_BYTES as u64).read_to_end(&mut bytes).map_err(failed("read", RECORD))?;
                 Record::from_bytes(&bytes).map_err(SlotError::Record)?
             }
         };
@@ -174,6 +178,18 @@ impl<F: Files> Store<F> {
     /// What is kept.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// What decides on a bundle, of what the device has seen.
+    ///
+    /// # Errors
+    /// As [`Store::key_list`].
+    pub fn known(&self, roots: &Roots) -> Result<Known, SlotError> {
+        Ok(Known {
+            key_list: self.key_list(roots)?,
+            security_epoch: self.record.slots.security_epoch(),
+            latest_unix_s: self.record.latest_unix_s,
+        })
     }
 
     /// Installs the bundle that `reader` gives: checks and copies it, and stages it. The device's key list
@@ -191,20 +207,15 @@ impl<F: Files> Store<F> {
         self.record.slots.can_stage()?;
         self.collect()?;
         let mut record = self.record_at(now_unix_s);
-        let (epoch, now_unix_s) = (record.slots.security_epoch(), record.latest_unix_s);
-        let known = self.key_list(roots)?;
-        let bundle = UnverifiedBundle::read(reader)?.verify(roots, known.as_ref(), Some(now_unix_s))?;
+        let known = self.known(roots)?;
+        let bundle = known.verify(reader, roots, limits, now_unix_s)?;
         let (manifest, release) = (bundle.manifest(), bundle.release());
-        admit(manifest, release, limits, epoch, now_unix_s).map_err(|why| SlotError::Inadmissible {
-            id: manifest.id.clone(),
-            version: manifest.version.clone(),
-            why,
-        })?;
         let signers = bundle.signers().iter().map(|key| Held::signer(&key.name, key.public.id())).collect();
         let (id, version) = (manifest.id.clone(), manifest.version.clone());
         let security_epoch = release.security_epoch;
         let (carried, list) = bundle.key_list();
-        let newer_list = known.is_none_or(|known| known.serial < carried.serial).then(|| list.clone());
+        let newer_list =
+            known.key_list.is_none_or(|known| known.serial < carried.serial).then(|| list.clone());
 
         let mut file = self.files.create(INCOMING).map_err(failed("create", INCOMING))?;
         let digest = match bundle.copy(&mut file) {
@@ -263,14 +274,23 @@ impl<F: Files> Store<F> {
         if record.slots.ran_well(digest) { self.save(record) } else { Ok(()) }
     }
 
-    /// Confirms the bundle in trial, once its file has been checked again.
+    /// A start with the bundle in trial ended in good order before the bundle could show anything: it doesn't count.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub fn was_not_tried(&mut self, digest: Digest, now_unix_s: u64) -> Result<(), SlotError> {
+        let mut record = self.record_at(now_unix_s);
+        if record.slots.was_not_tried(digest) { self.save(record) } else { Ok(()) }
+    }
+
+    /// Confirms the bundle in trial, once its file has been checked again, against the device's key list.
     ///
     /// # Errors
     /// [`SlotError`]; the slots are then as they were.
     pub fn confirm(&mut self, roots: &Roots, now_unix_s: u64) -> Result<Held, SlotError> {
         let mut record = self.record_at(now_unix_s);
         let held = record.slots.confirm()?;
-        self.load(&held, roots)?;
+        self.load_for_trial(&held, roots)?;
         record.note(What::Confirmed, held.clone(), None);
         self.save(record)?;
         self.collect()?;
@@ -283,6 +303,7 @@ impl<F: Files> Store<F> {
     /// [`SlotError`]; the slots are then as they were.
     pub fn roll_back(&mut self, reason: &str, now_unix_s: u64) -> Result<Held, SlotError> {
         let mut record = self.record_at(now_unix_s);
+        let reason = shortened(reason);
         let held = record.slots.roll_back(reason)?;
         record.note(What::RolledBack, held.clone(), Some(reason.to_owned()));
         self.save(record)?;
@@ -296,6 +317,7 @@ impl<F: Files> Store<F> {
     /// [`SlotError::Io`].
     pub fn fail(&mut self, held: &Held, reason: &str, now_unix_s: u64) -> Result<(), SlotError> {
         let mut record = self.record_at(now_unix_s);
+        let reason = shortened(reason);
         if !record.slots.fail(held.digest, reason) {
             return Ok(());
         }
@@ -331,25 +353,51 @@ impl<F: Files> Store<F> {
     pub fn key_list(&self, roots: &Roots) -> Result<Option<KeyList>, SlotError> {
         match self.files.open(KEYS) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("open", KEYS)(error)),
+            Err(error) => Err(failed(OPEN, KEYS)(error)),
             Ok(file) => Ok(Some(roots.check(&read_key_list(file)?)?)),
         }
     }
 
-    /// Reads a slot's bundle and checks everything again: signatures, digests, and that it is the file that was
-    /// installed. The key list that it carries counts, and time doesn't: a key that has expired or was rotated
-    /// out since signs nothing new, but what it signed goes on.
+    /// Reads a slot's bundle and checks everything again: that it is the file that was installed, signatures,
+    /// digests. The key list that it carries counts, and time doesn't: a key that has expired or was rotated
+    /// out since signs nothing new, but what a device has confirmed goes on.
     ///
     /// # Errors
-    /// [`SlotError`].
+    /// [`SlotError::Digest`] for another file, whatever else is wrong with it; [`SlotError`].
     pub fn load(&self, held: &Held, roots: &Roots) -> Result<Bundle, SlotError> {
+        self.load_by(held, roots, None)
+    }
+
+    /// As [`Store::load`] for a bundle that isn't confirmed yet: the device's key list counts where it is newer.
+    ///
+    /// # Errors
+    /// As [`Store::load`], and [`SlotError`] for a damaged key list.
+    pub(super) fn load_for_trial(&self, held: &Held, roots: &Roots) -> Result<Bundle, SlotError> {
+        match self.key_list(roots) {
+            Ok(known) => self.load_by(held, roots, known.as_ref()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn load_by(&self, held: &Held, roots: &Roots, known: Option<&KeyList>) -> Result<Bundle, SlotError> {
         let file = file_of(held.digest);
-        let reader = self.files.open(&file).map_err(failed("open", &file))?;
-        let (bundle, found) = UnverifiedBundle::read(reader)?.verify(roots, None, None)?.load()?;
+        let reader = self.files.open(&file).map_err(failed(OPEN, &file))?;
+        let loaded = UnverifiedBundle::read(reader)
+            .and_then(|bundle| bundle.verify(roots, known, None))
+            .and_then(VerifiedBundle::load);
+        let found = match &loaded {
+            Ok((_, found)) => *found,
+            Err(_) => self.digest(&file)?,
+        };
         if found != held.digest {
             return Err(SlotError::Digest { file, expected: held.digest, found });
         }
-        Ok(bundle)
+        Ok(loaded?.0)
+    }
+
+    fn digest(&self, file: &str) -> Result<Digest, SlotError> {
+        let reader = self.files.open(file).map_err(failed(OPEN, file))?;
+        Digest::of_reader(reader).map_err(failed("read", file))
     }
 
     /// The record to be changed, at this time or the latest that was known.
@@ -372,6 +420,12 @@ impl<F: Files> Store<F> {
 
     fn save(&mut self, record: Record) -> Result<(), SlotError> {
         let bytes = record.to_bytes().map_err(|error| failed("write", RECORD)(error.into()))?;
+        if bytes.len() > MAX_RECORD_BYTES {
+            let found = bytes.len();
+            let cause =
+                format!("expected at most {MAX_RECORD_BYTES} bytes, which can be read again, found {found}");
+            return Err(failed("write", RECORD)(io::Error::other(cause)));
+        }
         self.put(RECORD, |file| file.write_all(&bytes))?;
         self.sync_names()?;
         self.record = record;
@@ -398,6 +452,10 @@ impl<F: Files> Store<F> {
     fn sync_names(&self) -> Result<(), SlotError> {
         self.files.sync_names().map_err(failed("sync names in", "the folder"))
     }
+}
+
+fn shortened(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]
 }
 
 /// Whether no start has tried the bundle so far.
