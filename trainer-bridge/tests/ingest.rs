@@ -140,6 +140,8 @@ fn threads_shards_and_kills_change_nothing() {
     // A crop that is lost makes its video undone.
     let lost = expected.keys().find(|p| p.starts_with("crops")).unwrap();
     fs::remove_file(Path::new(&killed).join(lost)).unwrap();
+    let merged = fail(&["--merge", "--out", &killed]);
+    assert!(merged.contains("1 of 6 are not done"), "{merged}");
     assert!(succeed(&arguments).contains("1 videos done now, 5 before"));
     assert_eq!(digests(Path::new(&killed)), expected, "a crop was lost");
 

@@ -1,8 +1,8 @@
 //! The `ffmpeg` program: reads what candor doesn't, and compresses.
 
-use std::io::{BufReader, Read, Write as _};
+use std::io::{self, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 
 use candor::frame::Frame;
@@ -15,6 +15,31 @@ use super::condition::Condition;
 const MAX_MESSAGE_BYTES: u64 = 1 << 16;
 /// Nanoseconds of a hundredth of a second, ffmpeg's unit of a file's length.
 const CENTISECOND_NS: i64 = 10_000_000;
+
+/// What ffmpeg says where this machine is at fault and not the file: another try may do better.
+const FAULTS_OF_THE_MACHINE: [&str; 10] = [
+    "No such file or directory",
+    "Permission denied",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Cannot allocate memory",
+    "Too many open files",
+    "Unknown encoder",
+    "Unrecognized option",
+    "Option not found",
+];
+
+/// Why ffmpeg didn't do it, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FfmpegError {
+    /// This machine or its ffmpeg is at fault; another try may do better.
+    #[error("{0}")]
+    Machine(String),
+    /// The file is.
+    #[error("{0}")]
+    Input(String),
+}
 
 /// An ffmpeg that runs.
 #[derive(Clone, Debug)]
@@ -50,11 +75,11 @@ impl Ffmpeg {
     /// Frames come as they are stored, none doubled or dropped; their times are those of the mean frame rate.
     ///
     /// # Errors
-    /// Why nothing can be read, in words.
-    pub fn open(&self, path: &Path) -> Result<FfmpegSource, String> {
+    /// [`FfmpegError`] where nothing can be read.
+    pub fn open(&self, path: &Path) -> Result<FfmpegSource, FfmpegError> {
         // Y4M doesn't say how long it is; without it, every short video would be searched as a long one.
         let about = self.command().arg("-i").arg(named(path)).stdin(Stdio::null()).output();
-        let about = about.map_err(|error| format!("ffmpeg: {error}"))?;
+        let about = about.map_err(not_run)?;
         let duration_ns = duration_ns(&String::from_utf8_lossy(&about.stderr));
         let mut child = self
             .command()
@@ -65,22 +90,26 @@ impl Ffmpeg {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(|error| format!("ffmpeg: {error}"))?;
+            .map_err(not_run)?;
         let messages = child.stderr.take().map(|stderr| std::thread::spawn(move || read_messages(stderr)));
-        let Some(stdout) = child.stdout.take() else { return Err("ffmpeg has no output".to_owned()) };
+        let Some(stdout) = child.stdout.take() else {
+            return Err(FfmpegError::Machine("ffmpeg has no output".to_owned()));
+        };
         let mut pipe = Pipe { child, messages };
         let opened = Y4mSource::new(BufReader::new(stdout), &path.display().to_string(), None);
-        let frames = opened.map_err(|error| pipe.end().unwrap_or_else(|| error.to_string()))?;
+        let frames =
+            opened.map_err(|error| pipe.end().unwrap_or_else(|| FfmpegError::Input(error.to_string())))?;
         let mut info = frames.info().clone();
         info.duration_ns = duration_ns;
-        Ok(FfmpegSource { frames, info, damage: Damage::default(), pipe })
+        let path = path.display().to_string();
+        Ok(FfmpegSource { frames: Some(frames), path, info, damage: Damage::default(), pipe })
     }
 
     /// Compresses the first video stream of a file into an MP4 at `out`, as `condition` says.
     ///
     /// # Errors
-    /// Why it can't, in words.
-    pub fn compress_video(&self, path: &Path, condition: Condition, out: &Path) -> Result<(), String> {
+    /// [`FfmpegError`] where it can't.
+    pub fn compress_video(&self, path: &Path, condition: Condition, out: &Path) -> Result<(), FfmpegError> {
         let mut command = self.command();
         command.args(["-v", "error", "-i"]).arg(named(path)).args([
             "-map",
@@ -94,13 +123,13 @@ impl Ffmpeg {
     /// Compresses a picture into an MP4 of one frame at `out`, as `condition` says.
     ///
     /// # Errors
-    /// Why it can't, in words.
+    /// [`FfmpegError`] where it can't.
     pub fn compress_picture(
         &self,
         picture: &RgbImage,
         condition: Condition,
         out: &Path,
-    ) -> Result<(), String> {
+    ) -> Result<(), FfmpegError> {
         let mut command = Command::new(&self.program);
         let size = format!("{}x{}", picture.width(), picture.height());
         command.args(["-hide_banner", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", &size]);
@@ -114,7 +143,7 @@ impl Ffmpeg {
         picture: Option<&RgbImage>,
         condition: Condition,
         out: &Path,
-    ) -> Result<(), String> {
+    ) -> Result<(), FfmpegError> {
         // 4:2:0 has no odd sides.
         let even = "crop=trunc(iw/2)*2:trunc(ih/2)*2";
         let filter = match condition.height_px() {
@@ -128,7 +157,7 @@ impl Ffmpeg {
             .args(["-pix_fmt", "yuv420p", "-threads", "1", "-f", "mp4", "-y"]);
         command.arg(named(out)).stdout(Stdio::null()).stderr(Stdio::piped());
         command.stdin(if picture.is_some() { Stdio::piped() } else { Stdio::null() });
-        let mut child = command.spawn().map_err(|error| format!("ffmpeg: {error}"))?;
+        let mut child = command.spawn().map_err(not_run)?;
         let messages = child.stderr.take().map(|stderr| std::thread::spawn(move || read_messages(stderr)));
         if let (Some(picture), Some(mut stdin)) = (picture, child.stdin.take()) {
             // Where ffmpeg ends early, its message says more than the broken pipe.
@@ -136,6 +165,21 @@ impl Ffmpeg {
         }
         Pipe { child, messages }.end().map_or(Ok(()), Err)
     }
+}
+
+fn not_run(error: io::Error) -> FfmpegError {
+    FfmpegError::Machine(format!("ffmpeg: {error}"))
+}
+
+/// Who is at fault where ffmpeg ended with `status` and these messages.
+fn failure(status: ExitStatus, messages: &str) -> FfmpegError {
+    // A signal: it was killed, or there was no memory for it.
+    if status.code().is_none() {
+        return FfmpegError::Machine(format!("ffmpeg: {status}"));
+    }
+    let text = format!("ffmpeg: {}", messages.lines().last().unwrap_or(&status.to_string()));
+    let is_machine = FAULTS_OF_THE_MACHINE.iter().any(|fault| messages.contains(fault));
+    if is_machine { FfmpegError::Machine(text) } else { FfmpegError::Input(text) }
 }
 
 /// A path that ffmpeg can't take for an option or a protocol.
@@ -149,7 +193,7 @@ fn read_messages(mut stderr: impl Read) -> String {
     let mut text = Vec::new();
     let _ = stderr.by_ref().take(MAX_MESSAGE_BYTES).read_to_end(&mut text);
     // The rest must not fill the pipe.
-    let _ = std::io::copy(&mut stderr, &mut std::io::sink());
+    let _ = io::copy(&mut stderr, &mut io::sink());
     String::from_utf8_lossy(&text).into_owned()
 }
 
@@ -173,14 +217,14 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// Waits for its end; what it said where it failed.
-    fn end(&mut self) -> Option<String> {
+    /// Waits for its end; what it said where it failed. Whoever calls has closed its output.
+    fn end(&mut self) -> Option<FfmpegError> {
         let status = self.child.wait();
         let text = self.messages.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         match status {
             Ok(status) if status.success() => None,
-            Ok(status) => Some(format!("ffmpeg: {}", text.lines().last().unwrap_or(&status.to_string()))),
-            Err(error) => Some(format!("ffmpeg: {error}")),
+            Ok(status) => Some(failure(status, &text)),
+            Err(error) => Some(not_run(error)),
         }
     }
 }
@@ -195,7 +239,9 @@ impl Drop for Pipe {
 
 /// Frames that ffmpeg decodes.
 pub struct FfmpegSource {
-    frames: Y4mSource<BufReader<ChildStdout>>,
+    /// None at the end: a closed pipe ends an ffmpeg that would go on writing.
+    frames: Option<Y4mSource<BufReader<ChildStdout>>>,
+    path: String,
     info: SourceInfo,
     damage: Damage,
     pipe: Pipe,
@@ -207,14 +253,23 @@ impl FrameSource for FfmpegSource {
     }
 
     fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
-        let frame = self.frames.next_frame()?;
-        if frame.is_none() {
-            self.damage = self.frames.damage().clone();
-            if let Some(message) = self.pipe.end() {
-                self.damage.note(message);
-            }
+        let Some(frames) = &mut self.frames else { return Ok(None) };
+        if let Some(frame) = frames.next_frame()? {
+            return Ok(Some(frame));
         }
-        Ok(frame)
+        self.damage = frames.damage().clone();
+        self.frames = None;
+        match self.pipe.end() {
+            Some(FfmpegError::Machine(reason)) => {
+                let path = self.path.clone();
+                Err(SourceError::Io { path, operation: "read by ffmpeg", cause: io::Error::other(reason) })
+            }
+            Some(FfmpegError::Input(reason)) => {
+                self.damage.note(reason);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
     }
 
     fn damage(&self) -> &Damage {
@@ -234,6 +289,32 @@ mod tests {
         assert_eq!(about("01:02:03.50"), Some(3_723_500_000_000));
         assert_eq!(about("N/A"), None);
         assert_eq!(duration_ns(""), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_fault_of_the_machine_is_told_from_one_of_the_file() {
+        let end = |script: &str| {
+            let child = Command::new("sh").args(["-c", script]).stderr(Stdio::piped()).spawn();
+            let mut child = child.unwrap();
+            let stderr = child.stderr.take().unwrap();
+            let messages = Some(std::thread::spawn(move || read_messages(stderr)));
+            Pipe { child, messages }.end()
+        };
+        assert_eq!(end("exit 0"), None);
+        for script in [
+            "echo 'x.mp4: Invalid data found' >&2; kill -9 $$",
+            "echo 'Unknown encoder libx264' >&2; exit 1",
+            "echo 'av_write: No space left on device' >&2; echo 'Conversion failed!' >&2; exit 228",
+            "echo 'x.mp4: No such file or directory' >&2; exit 254",
+        ] {
+            assert!(matches!(end(script), Some(FfmpegError::Machine(_))), "{script}");
+        }
+        let invalid = "x.mp4: Invalid data found when processing input";
+        assert_eq!(
+            end(&format!("echo '{invalid}' >&2; exit 183")),
+            Some(FfmpegError::Input(format!("ffmpeg: {invalid}")))
+        );
     }
 
     #[test]

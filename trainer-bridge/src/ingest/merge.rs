@@ -68,7 +68,7 @@ pub fn merge(
     let mut merged = Merged::default();
     let mut clean: Option<Record> = None;
     for (video, condition) in plan.units() {
-        let Some(record) = Record::read(folder, video, condition)? else {
+        let Some(record) = Record::read_whole(folder, video, condition)? else {
             merged.missing.push(format!("{} ({condition})", video.name));
             continue;
         };
@@ -160,7 +160,9 @@ fn verdict(
         let track: Vec<&Crop> = record.crops.iter().filter(|c| c.track == crop.track).collect();
         2 * track.iter().filter(|c| is_alike(c, i64::MAX)).count() > track.len()
     };
-    decisions.iter().find(holds).map(|decision| decision.verdict)
+    // The one that says most exactly what it is about; of two about the same the later.
+    let exactness = |decision: &&&Decision| (decision.condition == condition, decision.frame.is_some());
+    decisions.iter().filter(holds).max_by_key(exactness).map(|decision| decision.verdict)
 }
 
 /// A box as a share of its picture, which may be another size after compression.
@@ -184,4 +186,50 @@ pub fn check_no_leak(rows: &[Row]) -> Result<(), IngestError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_exact_decision_counts() {
+        let compressed: Condition = "crf28".parse().unwrap();
+        let crop = |frame, pts_ns| Crop {
+            track: 1,
+            frame,
+            pts_ns,
+            bbox: [0.0, 0.0, 50.0, 50.0],
+            confidence: 1.0,
+            n_bytes: 0,
+            hash: String::new(),
+        };
+        let record = Record {
+            size_px: [100, 100],
+            n_frames: 2,
+            n_frames_lost: 0,
+            through_ffmpeg: false,
+            n_faces_left_out: 0,
+            refused: None,
+            crops: vec![crop(0, 0), crop(9, 900_000_000)],
+        };
+        let decision =
+            |condition, frame, verdict| Decision { video: "a".into(), condition, track: 1, frame, verdict };
+        let (wrong, real) = (Verdict::WrongFace, Verdict::RealPerson);
+        let face = decision(Condition::CLEAN, None, real);
+        let one_crop = decision(Condition::CLEAN, Some(9), wrong);
+        let by_hand = decision(compressed, None, real);
+        let found = |decisions: &[&Decision], condition| -> Vec<Option<Verdict>> {
+            let crops = record.crops.iter();
+            crops.map(|crop| verdict(decisions, condition, &record, Some(&record), crop)).collect()
+        };
+        for decisions in [[&face, &one_crop], [&one_crop, &face]] {
+            assert_eq!(found(&decisions, Condition::CLEAN), [Some(real), Some(wrong)]);
+            assert_eq!(found(&decisions, compressed), [Some(real), Some(wrong)]);
+        }
+        for decisions in [[&by_hand, &one_crop], [&one_crop, &by_hand]] {
+            assert_eq!(found(&decisions, compressed), [Some(real), Some(real)]);
+            assert_eq!(found(&decisions, Condition::CLEAN), [None, Some(wrong)]);
+        }
+    }
 }

@@ -15,7 +15,7 @@ use image::RgbImage;
 use super::IngestError;
 use super::condition::Condition;
 use super::duplicates;
-use super::ffmpeg::Ffmpeg;
+use super::ffmpeg::{Ffmpeg, FfmpegError};
 use super::plan::{Settings, Video};
 use super::record::{Crop, Record};
 
@@ -55,6 +55,15 @@ enum Trouble {
     /// The video is.
     Refused(String),
     Fatal(IngestError),
+}
+
+impl From<FfmpegError> for Trouble {
+    fn from(error: FfmpegError) -> Self {
+        match error {
+            FfmpegError::Machine(reason) => Trouble::NotRead(reason),
+            FfmpegError::Input(reason) => Trouble::Refused(reason),
+        }
+    }
 }
 
 impl<'a> Worker<'a> {
@@ -118,7 +127,7 @@ impl<'a> Worker<'a> {
                 "{reason} (and there is no ffmpeg here that could read it)"
             )));
         };
-        let mut source = ffmpeg.open(path).map_err(Trouble::Refused)?;
+        let mut source = ffmpeg.open(path)?;
         match self.follow(&mut source) {
             Ok(seen) if seen.n_frames > 0 => Ok((seen, true)),
             Ok(seen) => Err(Trouble::Refused(no_frame(&seen))),
@@ -131,9 +140,7 @@ impl<'a> Worker<'a> {
             return Err(Trouble::NotRead(format!("{condition} needs ffmpeg, and there is none")));
         };
         if !video.is_photo {
-            return ffmpeg
-                .compress_video(&video.path, condition, &self.scratch_file)
-                .map_err(Trouble::Refused);
+            return Ok(ffmpeg.compress_video(&video.path, condition, &self.scratch_file)?);
         }
         let refused = |error: SourceError| match error {
             SourceError::Io { .. } => Trouble::NotRead(error.to_string()),
@@ -145,7 +152,7 @@ impl<'a> Worker<'a> {
         };
         let mut picture = RgbImage::default();
         color::to_rgb_into(&frame, &mut picture).map_err(|error| Trouble::Refused(error.to_string()))?;
-        ffmpeg.compress_picture(&picture, condition, &self.scratch_file).map_err(Trouble::Refused)
+        Ok(ffmpeg.compress_picture(&picture, condition, &self.scratch_file)?)
     }
 
     fn follow(&mut self, source: &mut dyn FrameSource) -> Result<Seen, FollowError> {

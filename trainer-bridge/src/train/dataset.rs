@@ -70,7 +70,17 @@ struct Crop {
 #[derive(Clone, Copy)]
 struct Look {
     crop_idx: usize,
-    is_pseudo: bool,
+    shown: Shown,
+}
+
+/// What a validation picture shows of its crop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    AsItIs,
+    /// The real of the self-blended pair.
+    Real,
+    /// Its fake.
+    Fake,
 }
 
 /// All crops, and what is made of them.
@@ -122,10 +132,10 @@ impl Dataset {
                 match row.split {
                     Split::Train => dataset.training.push(crop_idx),
                     Split::Validation => {
-                        dataset.validation.push(Look { crop_idx, is_pseudo: false });
-                        if config.sampler.pseudo_validation && can_be_pseudo {
-                            dataset.validation.push(Look { crop_idx, is_pseudo: true });
-                        }
+                        let is_pair = config.sampler.pseudo_validation && can_be_pseudo;
+                        let shown: &[Shown] =
+                            if is_pair { &[Shown::Real, Shown::Fake] } else { &[Shown::AsItIs] };
+                        dataset.validation.extend(shown.iter().map(|&shown| Look { crop_idx, shown }));
                     }
                 }
             }
@@ -197,14 +207,13 @@ impl Dataset {
             }
             (Fake::Swapped, Some(landmarks)) => {
                 let target = Face { picture: &real_picture, landmarks };
-                let swapped = match self.donor(real, landmarks, &mut fake_rng) {
-                    Some((crop_idx, donor)) => {
-                        let donor_picture = self.picture(crop_idx)?;
-                        let donor = Face { picture: &donor_picture, landmarks: donor };
-                        pseudo::swapped(target, donor, &mut fake_rng)
-                    }
-                    None => pseudo::self_blended(target, &mut fake_rng),
+                let Some((crop_idx, donor)) = self.donor(real, landmarks, &mut fake_rng) else {
+                    let pair = pseudo::self_blended(target, &mut fake_rng);
+                    return Ok([finish(&pair.real), finish(&pair.fake)]);
                 };
+                let donor_picture = self.picture(crop_idx)?;
+                let donor = Face { picture: &donor_picture, landmarks: donor };
+                let swapped = pseudo::swapped(target, donor, &mut fake_rng);
                 fake_plan.apply(&swapped.fake, Some(landmarks), self.size_px)
             }
             (_, None) => unreachable!("only crops with landmarks become pseudo-fakes"),
@@ -236,11 +245,15 @@ impl Dataset {
         for look in &self.validation[looks] {
             let (picture, crop) = (self.picture(look.crop_idx)?, &self.crops[look.crop_idx]);
             let (picture, label) = match &crop.landmarks {
-                Some(landmarks) if look.is_pseudo => {
+                Some(landmarks) if look.shown != Shown::AsItIs => {
                     let mut rng = stream(self.seed, VALIDATION_EPOCH, look.crop_idx as u64);
                     let face = Face { picture: &picture, landmarks };
-                    let fake = pseudo::self_blended(face, &mut rng).fake;
-                    (fitted(&fake, self.size_px, &mut Resampler::default()), Label::Fake)
+                    let pair = pseudo::self_blended(face, &mut rng);
+                    let (picture, label) = match look.shown {
+                        Shown::Fake => (&pair.fake, Label::Fake),
+                        _ => (&pair.real, Label::Real),
+                    };
+                    (fitted(picture, self.size_px, &mut Resampler::default()), label)
                 }
                 _ => (fitted(&picture, self.size_px, &mut Resampler::default()), crop.label),
             };
