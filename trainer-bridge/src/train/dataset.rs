@@ -61,6 +61,7 @@ struct Crop {
     /// With the dataset's index, as names of groups hold within one.
     group: (usize, String),
     dataset_idx: usize,
+    source_idx: usize,
     can_be_pseudo: bool,
     /// Where a mask or a pseudo-fake may need them.
     landmarks: Option<Landmarks>,
@@ -112,6 +113,7 @@ impl Dataset {
             augmenter: Augmenter::new(&config.augment)?,
             cache: Cache::new(config.loader.cache_mib.saturating_mul(1 << 20)),
         };
+        let mut sources = HashMap::new();
         for (dataset_idx, data) in config.data.iter().enumerate() {
             let rows = manifest::read(&data.folder)?;
             if let Some(group) = leak(&rows) {
@@ -120,12 +122,15 @@ impl Dataset {
             let landmarks = landmarks_of(config, data, &rows)?;
             for (row, landmarks) in rows.iter().zip(landmarks) {
                 let crop_idx = dataset.crops.len();
+                let n_sources = sources.len();
+                let source_idx = *sources.entry((dataset_idx, row.source.clone())).or_insert(n_sources);
                 let can_be_pseudo = data.pseudo && row.label == Label::Real && landmarks.is_some();
                 dataset.crops.push(Crop {
                     path: data.folder.join(&row.crop),
                     label: row.label,
                     group: (dataset_idx, row.group.clone()),
                     dataset_idx,
+                    source_idx,
                     can_be_pseudo,
                     landmarks,
                 });
@@ -149,8 +154,8 @@ impl Dataset {
     /// What a sampler draws from: the training crops, whose places here its pairs name.
     pub fn candidates(&self) -> Vec<Candidate> {
         let candidate = |&crop_idx: &usize| {
-            let Crop { label, dataset_idx, can_be_pseudo, .. } = self.crops[crop_idx];
-            Candidate { label, dataset_idx, can_be_pseudo }
+            let Crop { label, dataset_idx, source_idx, can_be_pseudo, .. } = self.crops[crop_idx];
+            Candidate { label, dataset_idx, source_idx, can_be_pseudo }
         };
         self.training.iter().map(candidate).collect()
     }

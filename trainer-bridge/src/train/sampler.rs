@@ -1,6 +1,8 @@
 //! Which crops an epoch shows, in which order: as many fakes as reals, whatever the datasets hold.
 
-use rand::seq::SliceRandom as _;
+use std::collections::HashMap;
+
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
@@ -25,6 +27,8 @@ pub struct Candidate {
     pub label: Label,
     /// Which dataset it is of.
     pub dataset_idx: usize,
+    /// Which real video or photo it is of or was made from; counted over all datasets.
+    pub source_idx: usize,
     /// Whether pseudo-fakes may be made of it.
     pub can_be_pseudo: bool,
 }
@@ -72,9 +76,13 @@ pub enum SamplerError {
 /// Draws pairs by (seed, epoch).
 ///
 /// Each class is drawn without repetition until it is used up, then again: the rarer one is shown more often. A
-/// dataset with weight w is drawn as if it had w times its crops.
+/// dataset with weight w is drawn as if it had w times its crops. A fake crop is paired with a real one of its own source
+/// where there is one, so that neither camera nor codec tells the two apart; else with any.
 pub struct Sampler {
     seed: u64,
+    /// Real crops by source.
+    by_source: HashMap<usize, Vec<usize>>,
+    source_of: Vec<usize>,
     reals: Pool,
     fakes: Pool,
     /// Reals that pseudo-fakes are made of.
@@ -110,7 +118,14 @@ impl Sampler {
         }
         let larger = if share.of_fakes < 1.0 { reals.len().max(fakes.len()) } else { reals.len() };
         let n_pairs = if n_pairs == 0 { larger } else { n_pairs };
-        Ok(Sampler { seed, reals, fakes, pseudo, share, n_pairs })
+        let mut by_source = HashMap::<usize, Vec<usize>>::new();
+        for (idx, candidate) in candidates.iter().enumerate() {
+            if candidate.label == Label::Real && weights[candidate.dataset_idx] > 0.0 {
+                by_source.entry(candidate.source_idx).or_default().push(idx);
+            }
+        }
+        let source_of = candidates.iter().map(|candidate| candidate.source_idx).collect();
+        Ok(Sampler { seed, by_source, source_of, reals, fakes, pseudo, share, n_pairs })
     }
 
     /// Pairs of an epoch.
@@ -129,9 +144,12 @@ impl Sampler {
             let fake = if pseudo_idx < n_swaps { Fake::Swapped } else { Fake::SelfBlended };
             pairs.push(Pair { real, fake });
         }
-        let reals = self.reals.draw(n_crops, &mut rng);
-        let fakes = self.fakes.draw(n_crops, &mut rng);
-        pairs.extend(reals.into_iter().zip(fakes).map(|(real, fake)| Pair { real, fake: Fake::Crop(fake) }));
+        let any = self.reals.draw(n_crops, &mut rng);
+        for (fake, any) in self.fakes.draw(n_crops, &mut rng).into_iter().zip(any) {
+            let own = self.by_source.get(&self.source_of[fake]);
+            let real = own.and_then(|reals| reals.choose(&mut rng)).copied().unwrap_or(any);
+            pairs.push(Pair { real, fake: Fake::Crop(fake) });
+        }
         pairs.shuffle(&mut rng);
         pairs
     }
@@ -202,9 +220,9 @@ mod tests {
     use super::*;
 
     fn candidates(n_reals: usize, n_fakes: usize, dataset_idx: usize) -> Vec<Candidate> {
-        let candidate = |label| Candidate { label, dataset_idx, can_be_pseudo: true };
-        let reals = std::iter::repeat_n(candidate(Label::Real), n_reals);
-        reals.chain(std::iter::repeat_n(candidate(Label::Fake), n_fakes)).collect()
+        let labels = std::iter::repeat_n(Label::Real, n_reals).chain(std::iter::repeat_n(Label::Fake, n_fakes));
+        let candidate = |(source_idx, label)| Candidate { label, dataset_idx, source_idx, can_be_pseudo: true };
+        labels.enumerate().map(candidate).collect()
     }
 
     fn counts(indices: impl Iterator<Item = usize>) -> HashMap<usize, usize> {
@@ -225,6 +243,24 @@ mod tests {
         let (reals, fakes) = (counts(pairs.iter().map(|p| p.real)), counts(crops(&pairs)));
         assert!((0..7).all(|idx| [4, 5].contains(&reals[&idx])), "{reals:?}");
         assert!((7..37).all(|idx| fakes[&idx] == 1), "{fakes:?}");
+    }
+
+    #[test]
+    fn a_fake_comes_with_a_real_of_its_source() {
+        let mut all = candidates(12, 30, 0);
+        // Sources 0 to 3 have three reals each; of the fakes' ones, 4 has none.
+        (0..12).for_each(|idx| all[idx].source_idx = idx / 3);
+        (12..42).for_each(|idx| all[idx].source_idx = idx % 5);
+        let pairs = Sampler::new(1, &all, &[1.0], PseudoShare::default(), 300).unwrap().epoch(0);
+        let mut seen = std::collections::HashSet::new();
+        for pair in &pairs {
+            let Fake::Crop(fake) = pair.fake else { panic!("{pair:?}") };
+            let source_idx = all[fake].source_idx;
+            assert!(source_idx == 4 || all[pair.real].source_idx == source_idx, "{pair:?}");
+            seen.insert((source_idx.min(4), pair.real));
+        }
+        assert_eq!(seen.iter().filter(|(source_idx, _)| *source_idx < 4).count(), 12);
+        assert!(seen.iter().filter(|(source_idx, _)| *source_idx == 4).count() > 6, "{seen:?}");
     }
 
     #[test]
