@@ -10,6 +10,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use sha2::{Digest as _, Sha256};
 use trainer_bridge::manifest::{self, Label};
 use trainer_bridge::train::config::Config;
 use trainer_bridge::train::folder::{EpochRow, StepRow};
@@ -78,13 +79,27 @@ fn a_tiny_run_learns() {
     }
     assert_eq!(Config::load(Some(&run.join("config.toml")), &[]).unwrap().schedule.epochs, 4);
     let facts: toml::Table = fs::read_to_string(run.join("run.toml")).unwrap().parse().unwrap();
-    for key in ["started", "command", "seed", "device", "program_sha256", "git_revision", "libtorch"] {
+    for key in ["started", "command", "seed", "device", "program_sha256", "checkout_git_revision", "libtorch"]
+    {
         assert!(facts.contains_key(key), "{key}");
     }
+    let manifest = candor::bundle::to_hex(&Sha256::digest(fs::read(data.join(manifest::FILE)).unwrap()));
+    assert_eq!(facts["manifests_sha256"].as_array().unwrap(), &[toml::Value::from(manifest)]);
     // Asked to go on, a run that is done says so and changes nothing.
     let before = fs::read(run.join("best.safetensors")).unwrap();
     succeed(program(&["train", "--resume"]).arg(&run));
     assert_eq!(fs::read(run.join("best.safetensors")).unwrap(), before);
+    let facts: toml::Table = fs::read_to_string(run.join("run.toml")).unwrap().parse().unwrap();
+    let resumed = facts["resumed"].as_array().unwrap();
+    assert_eq!((resumed.len(), &resumed[0]["program_sha256"]), (1, &facts["program_sha256"]));
+    // With other data it is another run.
+    let mut rows = manifest::read(&data).unwrap();
+    rows.pop();
+    manifest::write(&data, &rows).unwrap();
+    let refused = program(&["train", "--resume"]).arg(&run).output().unwrap();
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("toy: expected the run's data"), "{message}");
 }
 
 /// Of a run that also ends an epoch early, freezes, averages and accumulates: 2 epochs of 6 steps, then 1 of 6.
@@ -130,6 +145,12 @@ fn real_crops_alone_train_with_pseudo_fakes() {
         (scratch.path().join("run"), ["sampler.swap_share=0.5", "sampler.pseudo_validation=true"]);
     let refused = train(&data, &run, &[&BUSY[..], &settings].concat()).output().unwrap();
     assert!(String::from_utf8_lossy(&refused.stderr).contains("no fake crop to train with"));
+    // Of reals alone, the network that calls everything real would be the best.
+    let one_class = [&BUSY[..], &["sampler.pseudo_share=1"]].concat();
+    let refused = train(&data, &run, &one_class).output().unwrap();
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("only real ones") && message.contains("pseudo_validation"), "{message}");
     let epochs = |name: &str, threads: &str| {
         let run = scratch.path().join(name);
         let more = ["sampler.pseudo_share=1", "finetune.epochs=0", threads];

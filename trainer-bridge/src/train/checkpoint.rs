@@ -11,6 +11,9 @@ use crate::model::checkpoint::{self as model, Saved, load_tensors, save_tensors}
 /// The key of [`Progress`] among the file's metadata.
 const PROGRESS: &str = "progress";
 
+/// The key of a validation loss among the metadata of weights.
+const LOSS: &str = "validation_loss";
+
 /// Why a checkpoint can't be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -70,6 +73,8 @@ pub struct Progress {
     pub loss_scale: f64,
     /// Steps since the scale last changed.
     pub steps_at_scale: u64,
+    /// SHA-256 of each dataset's manifest, in the recipe's order: a run goes on only with the same data.
+    pub manifests_sha256: Vec<String>,
 }
 
 /// Writes a training's tensors and its progress, in place of `path`.
@@ -99,6 +104,25 @@ pub fn load(path: &Path) -> Result<(BTreeMap<String, Tensor>, Progress), Checkpo
     Ok((tensors, progress))
 }
 
+/// What a file of weights says of their validation loss.
+pub fn loss_metadata(loss: f64) -> HashMap<String, String> {
+    HashMap::from([(LOSS.to_owned(), loss.to_string())])
+}
+
+/// The loss that [`loss_metadata`] put into `path`; `None` where there is no file.
+///
+/// # Errors
+/// [`CheckpointError`] for a file that can't be read or holds no loss.
+pub fn loss_of(path: &Path) -> Result<Option<f64>, CheckpointError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let Saved { metadata, .. } = load_tensors(path)?;
+    let loss = metadata.get(LOSS).and_then(|text| text.parse().ok());
+    let problem = || format!("metadata {LOSS}: expected a number, found {:?}", metadata.get(LOSS));
+    loss.map(Some).ok_or_else(|| CheckpointError::Content { path: path.to_owned(), problem: problem() })
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -120,6 +144,7 @@ mod tests {
             epochs_without_better: 1,
             loss_scale: 65536.0,
             steps_at_scale: 12,
+            manifests_sha256: vec!["0a".into(), "ff".into()],
         }
     }
 
@@ -147,6 +172,19 @@ mod tests {
         assert_eq!(found["n"].int64_value(&[0]), i64::MAX);
         // Nothing but the file is left.
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn weights_know_their_loss() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("best.safetensors");
+        assert_eq!(loss_of(&path).unwrap(), None);
+        let weights = BTreeMap::from([("w".to_owned(), Tensor::from_slice(&[1.0_f32]))]);
+        let loss = 0.1 + 0.2;
+        save_tensors(&weights, Some(loss_metadata(loss)), &path).unwrap();
+        assert_eq!(loss_of(&path).unwrap(), Some(loss));
+        save_tensors(&weights, None, &path).unwrap();
+        assert!(loss_of(&path).unwrap_err().to_string().contains("validation_loss"));
     }
 
     #[test]

@@ -11,10 +11,12 @@ use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::{Config, Data};
+use super::folder::sha256;
 use super::loader::{Batch, LoadError};
 use super::sampler::{Candidate, Fake, Pair, stream};
 use crate::augment::pseudo::{self, Face};
 use crate::augment::{Augmenter, SettingsError};
+use crate::files::FileError;
 use crate::landmarks::{self, LandmarkError, Landmarks};
 use crate::manifest::{self, Label, Row, Split};
 use crate::model::fitted;
@@ -35,6 +37,9 @@ pub enum DatasetError {
     /// A manifest can't be read.
     #[error(transparent)]
     Manifest(#[from] TableError),
+    /// The operating system refused.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Something that must stay on one side of the split is on both.
     #[error("{folder}: group {group:?} is in both splits: every measure would flatter the network")]
     Leak {
@@ -52,6 +57,15 @@ pub enum DatasetError {
     /// Nothing to validate with.
     #[error("no crop for validation in any dataset")]
     NoValidation,
+    /// Nothing that tells a good network from one that always says the same.
+    #[error(
+        "validation: expected real and fake crops, found only {class} ones, whose loss is least where a network says \
+         {class} to everything; where there are no fakes, sampler.pseudo_validation = true makes some of the real crops"
+    )]
+    OneClass {
+        /// The class that is there.
+        class: &'static str,
+    },
 }
 
 /// One crop.
@@ -87,6 +101,7 @@ enum Shown {
 /// All crops, and what is made of them.
 pub struct Dataset {
     crops: Vec<Crop>,
+    manifests_sha256: Vec<String>,
     training: Vec<usize>,
     validation: Vec<Look>,
     size_px: u32,
@@ -106,6 +121,7 @@ impl Dataset {
         }
         let mut dataset = Dataset {
             crops: Vec::new(),
+            manifests_sha256: Vec::new(),
             training: Vec::new(),
             validation: Vec::new(),
             size_px: config.model.size_px,
@@ -116,6 +132,7 @@ impl Dataset {
         let mut sources = HashMap::new();
         for (dataset_idx, data) in config.data.iter().enumerate() {
             let rows = manifest::read(&data.folder)?;
+            dataset.manifests_sha256.push(sha256(&data.folder.join(manifest::FILE))?);
             if let Some(group) = leak(&rows) {
                 return Err(DatasetError::Leak { folder: data.folder.clone(), group });
             }
@@ -145,10 +162,15 @@ impl Dataset {
                 }
             }
         }
-        if dataset.validation.is_empty() {
-            return Err(DatasetError::NoValidation);
+        let is_fake =
+            |look: &Look| look.shown == Shown::Fake || dataset.crops[look.crop_idx].label == Label::Fake;
+        let has = |class: bool| dataset.validation.iter().any(|look| is_fake(look) == class);
+        match (has(false), has(true)) {
+            (true, true) => Ok(dataset),
+            (true, false) => Err(DatasetError::OneClass { class: "real" }),
+            (false, true) => Err(DatasetError::OneClass { class: "fake" }),
+            (false, false) => Err(DatasetError::NoValidation),
         }
-        Ok(dataset)
     }
 
     /// What a sampler draws from: the training crops, whose places here its pairs name.
@@ -164,6 +186,11 @@ impl Dataset {
     pub fn n_training(&self) -> (usize, usize) {
         let n_fakes = self.training.iter().filter(|&&idx| self.crops[idx].label == Label::Fake).count();
         (self.training.len() - n_fakes, n_fakes)
+    }
+
+    /// SHA-256 of each dataset's manifest, in the recipe's order.
+    pub fn manifests_sha256(&self) -> &[String] {
+        &self.manifests_sha256
     }
 
     /// Pictures of a validation.

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use candor::bundle::to_hex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -117,11 +118,17 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Starts a run in `path`, which is made, with the recipe, the network and the facts of this machine.
+    /// Starts a run in `path`, which is made, with the recipe, the network, and the facts of this machine and of the data.
     ///
     /// # Errors
     /// [`FolderError`].
-    pub fn create(path: &Path, config: &Config, spec: &Spec, device: &str) -> Result<Self, FolderError> {
+    pub fn create(
+        path: &Path,
+        config: &Config,
+        spec: &Spec,
+        device: &str,
+        manifests_sha256: &[String],
+    ) -> Result<Self, FolderError> {
         fs::create_dir_all(path.join("last")).map_err(FileError::of(path, "creating"))?;
         let entries = fs::read_dir(path).map_err(FileError::of(path, "reading"))?;
         let others = entries.flatten().filter(|entry| entry.file_name() != "last");
@@ -130,21 +137,33 @@ impl Folder {
         }
         files::replace(&path.join(CONFIG_FILE), config.to_toml().as_bytes())?;
         save_spec(spec, path)?;
-        files::replace(&path.join(FACTS_FILE), facts(config.seed, device).as_bytes())?;
+        let weights = &config.model.weights;
+        let start = Start {
+            seed: config.seed,
+            weights_sha256: if weights.is_empty() { None } else { Some(sha256(Path::new(weights))?) },
+            manifests_sha256,
+            process: Process::facts(device),
+        };
+        files::replace(&path.join(FACTS_FILE), toml_of(&start).as_bytes())?;
         Folder::open(path, 0)
     }
 
-    /// Goes on with the run in `path` at its last checkpoint: rows of later steps are dropped.
+    /// Goes on with the run in `path` at its last checkpoint: rows of later steps are dropped. `device`
+    /// describes what it goes on with.
     ///
     /// # Errors
     /// [`FolderError`].
-    pub fn resume(path: &Path, progress: &Progress) -> Result<Self, FolderError> {
+    pub fn resume(path: &Path, progress: &Progress, device: &str) -> Result<Self, FolderError> {
         let mut folder = Folder::open(path, progress.step)?;
         folder.steps = read_rows(&path.join(STEPS_FILE), |row: &StepRow| row.step <= progress.step)?;
         folder.epochs = read_rows(&path.join(EPOCHS_FILE), |row: &EpochRow| row.epoch <= progress.epoch)?;
         files::replace(&path.join(STEPS_FILE), &table(&folder.steps, true))?;
         folder.n_steps_written = folder.steps.len();
         folder.write_epochs()?;
+        let facts_path = path.join(FACTS_FILE);
+        let facts = fs::read_to_string(&facts_path).map_err(FileError::of(&facts_path, "reading"))?;
+        let resumed = format!("{facts}\n[[resumed]]\n{}", toml_of(&Process::facts(device)));
+        files::replace(&facts_path, resumed.as_bytes())?;
         Ok(folder)
     }
 
@@ -322,45 +341,63 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// What a run can be repeated and compared by.
-fn facts(seed: u64, device: &str) -> String {
-    #[derive(Serialize)]
-    struct Facts<'a> {
-        started: String,
-        command: Vec<String>,
-        seed: u64,
-        device: &'a str,
-        program: &'static str,
-        program_sha256: String,
-        git_revision: String,
-        git_dirty: Option<bool>,
-        libtorch: String,
-        tch: &'static str,
-        processor: String,
-        n_threads: i32,
-    }
-    let (git_revision, git_dirty) = revision();
-    let program = std::env::current_exe().and_then(fs::read);
-    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let facts = Facts {
-        started: now(),
-        command: std::env::args().collect(),
-        seed,
-        device,
-        program: concat!("trainer-bridge ", env!("CARGO_PKG_VERSION")),
-        program_sha256: program.map_or_else(|_| "unknown".into(), |bytes| hex(&Sha256::digest(bytes))),
-        git_revision,
-        git_dirty,
-        libtorch: device::libtorch_version(),
-        tch: "0.24.0",
-        processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
-        n_threads: tch::get_num_threads(),
-    };
-    toml::to_string(&facts).unwrap_or_else(|error| unreachable!("facts have TOML's types: {error}"))
+#[derive(Serialize)]
+struct Start<'a> {
+    seed: u64,
+    /// Of the file that the recipe starts from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights_sha256: Option<String>,
+    /// Of each dataset's manifest, in the recipe's order.
+    manifests_sha256: &'a [String],
+    #[serde(flatten)]
+    process: Process<'a>,
 }
 
-/// Revision of the sources that the program was built from, and whether they differ from it now.
-fn revision() -> (String, Option<bool>) {
+/// What runs, and on what: a run may go on with another program, on another machine.
+#[derive(Serialize)]
+struct Process<'a> {
+    started: String,
+    command: Vec<String>,
+    device: &'a str,
+    program: &'static str,
+    program_sha256: String,
+    /// Of the sources' checkout when the run starts: the program may have been built from another one.
+    checkout_git_revision: String,
+    checkout_git_dirty: Option<bool>,
+    libtorch: String,
+    tch: &'static str,
+    processor: String,
+    n_threads: i32,
+}
+
+impl<'a> Process<'a> {
+    fn facts(device: &'a str) -> Self {
+        let (checkout_git_revision, checkout_git_dirty) = checkout();
+        let program = std::env::current_exe().ok().and_then(|path| sha256(&path).ok());
+        let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let processor = processors.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Process {
+            started: now(),
+            command: std::env::args().collect(),
+            device,
+            program: concat!("trainer-bridge ", env!("CARGO_PKG_VERSION")),
+            program_sha256: program.unwrap_or_else(|| "unknown".to_owned()),
+            checkout_git_revision,
+            checkout_git_dirty,
+            libtorch: device::libtorch_version(),
+            tch: "0.24.0",
+            processor: processor.map_or("unknown", |(_, name)| name).to_owned(),
+            n_threads: tch::get_num_threads(),
+        }
+    }
+}
+
+fn toml_of(facts: &impl Serialize) -> String {
+    toml::to_string(facts).unwrap_or_else(|error| unreachable!("facts have TOML's types: {error}"))
+}
+
+/// Revision of the checkout that the program was built in, and whether files differ from it now.
+fn checkout() -> (String, Option<bool>) {
     let git = |arguments: &[&str]| {
         let mut command = Command::new("git");
         // CUDA's library, which may be preloaded, has no business in git.
@@ -373,8 +410,13 @@ fn revision() -> (String, Option<bool>) {
     (revision.unwrap_or_else(|| "unknown".to_owned()), is_dirty)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256 of a file, lower-case hexadecimal digits.
+///
+/// # Errors
+/// [`FileError`] where it can't be read.
+pub fn sha256(path: &Path) -> Result<String, FileError> {
+    let bytes = fs::read(path).map_err(FileError::of(path, "reading"))?;
+    Ok(to_hex(&Sha256::digest(bytes)))
 }
 
 fn now() -> String {

@@ -220,9 +220,11 @@ mod tests {
     use super::*;
 
     fn candidates(n_reals: usize, n_fakes: usize, dataset_idx: usize) -> Vec<Candidate> {
-        let labels = std::iter::repeat_n(Label::Real, n_reals).chain(std::iter::repeat_n(Label::Fake, n_fakes));
-        let candidate = |(source_idx, label)| Candidate { label, dataset_idx, source_idx, can_be_pseudo: true };
-        labels.enumerate().map(candidate).collect()
+        let labels =
+            std::iter::repeat_n(Label::Real, n_reals).chain(std::iter::repeat_n(Label::Fake, n_fakes));
+        let candidate =
+            |(source_idx, label)| Candidate { label, dataset_idx, source_idx, can_be_pseudo: true };
+        (dataset_idx * 1000..).zip(labels).map(candidate).collect()
     }
 
     fn counts(indices: impl Iterator<Item = usize>) -> HashMap<usize, usize> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
 
+use super::checkpoint::Progress;
 use super::config::Config;
 use super::dataset::Dataset;
 use super::learner::Learner;
@@ -28,6 +29,31 @@ pub fn learner(config: &Config, device: Device) -> Result<Learner, TrainError> {
         weights::load_own(&learner.store, learner.spec(), path)?;
     }
     Ok(learner)
+}
+
+/// Refuses data that aren't those of a saved state: a group could change the side of the split, and pairs are drawn by
+/// number.
+///
+/// # Errors
+/// [`TrainError::Data`].
+pub fn check_data(
+    run: &Path,
+    config: &Config,
+    progress: &Progress,
+    dataset: &Dataset,
+) -> Result<(), TrainError> {
+    let (expected, found) = (&progress.manifests_sha256, dataset.manifests_sha256());
+    let n_data = expected.len().max(found.len());
+    let at = |digests: &[String], idx: usize| digests.get(idx).map_or("none", |digest| digest).to_owned();
+    match (0..n_data).find(|&idx| expected.get(idx) != found.get(idx)) {
+        None => Ok(()),
+        Some(idx) => Err(TrainError::Data {
+            run: run.to_owned(),
+            data: config.data.get(idx).map_or("no dataset".into(), |data| data.folder.display().to_string()),
+            expected: at(expected, idx),
+            found: at(found, idx),
+        }),
+    }
 }
 
 /// A recipe's sampler over `dataset`.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
 
-use super::checkpoint::{CheckpointError, Phase, Progress};
+use super::checkpoint::{self, CheckpointError, Phase, Progress};
 use super::config::{Config, ConfigError};
 use super::console::{Console, Position};
 use super::dataset::{Dataset, DatasetError};
@@ -17,7 +17,7 @@ use super::loader::{Batch, LoadError, Loader};
 use super::metrics::Measures;
 use super::sampler::{Sampler, SamplerError};
 use super::setup;
-use crate::model::checkpoint::{CheckpointError as SaveError, save_tensors};
+use crate::model::checkpoint::{BEST_FILE, CheckpointError as SaveError, save_tensors};
 use crate::model::weights::{self, WeightsError};
 
 /// Names of tensors in a state start with one of these.
@@ -68,6 +68,18 @@ pub enum TrainError {
     /// The run's folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// Other data than the run's.
+    #[error("{run}: {data}: expected the run's data, a manifest of SHA-256 {expected}, found {found}")]
+    Data {
+        /// The run.
+        run: PathBuf,
+        /// The dataset.
+        data: String,
+        /// Its manifest's digest when the run began.
+        expected: String,
+        /// The digest now.
+        found: String,
+    },
     /// A state that isn't this recipe's.
     #[error("{folder}: the saved state has no {name} of the recipe's network")]
     State {
@@ -119,7 +131,8 @@ impl Training {
     ) -> Result<Self, TrainError> {
         let dataset = Dataset::open(&config)?;
         let learner = setup::learner(&config, device)?;
-        let folder = Folder::create(path, &config, learner.spec(), device_line)?;
+        let manifests = dataset.manifests_sha256();
+        let folder = Folder::create(path, &config, learner.spec(), device_line, manifests)?;
         let progress = Progress {
             phase: Phase::Main,
             epoch: 0,
@@ -134,6 +147,7 @@ impl Training {
             epochs_without_better: 0,
             loss_scale: learner.loss_scale.scale,
             steps_at_scale: 0,
+            manifests_sha256: dataset.manifests_sha256().to_vec(),
         };
         let decay = config.optimizer.ema_decay;
         let ema = (decay > 0.0).then(|| Ema::new(&learner.store, decay));
@@ -155,7 +169,15 @@ impl Training {
         stop: Arc<AtomicBool>,
     ) -> Result<Self, TrainError> {
         let dataset = Dataset::open(&config)?;
-        let (mut tensors, progress) = folder::load_state(path)?;
+        let (mut tensors, mut progress) = folder::load_state(path)?;
+        setup::check_data(path, &config, &progress, &dataset)?;
+        // Weights may have been saved after the state. What they reached stays to be beaten, or to be reached again where
+        // the epoch is done over with the same result.
+        for (best, file) in [(&mut progress.best_loss, BEST_FILE), (&mut progress.best_ema_loss, EMA_FILE)] {
+            if let Some(loss) = checkpoint::loss_of(&path.join(file))?.filter(|loss| loss < best) {
+                *best = loss.next_up();
+            }
+        }
         let mut learner = Learner::new(&config, device)?;
         let missing = |name| TrainError::State { folder: path.to_owned(), name };
         ema::put_back(&learner.store, &ema::taken(&mut tensors, WEIGHTS)).map_err(missing)?;
@@ -171,7 +193,7 @@ impl Training {
         let mean =
             ema::taken(&mut tensors, EMA).into_iter().map(|(name, mean)| (name, mean.to_device(device)));
         let ema = (decay > 0.0).then(|| Ema::resume(decay, progress.ema_steps, mean.collect()));
-        let folder = Folder::resume(path, &progress)?;
+        let folder = Folder::resume(path, &progress, device_line)?;
         let mut training = Training::new(config, learner, dataset, ema, progress, folder, console, stop)?;
         training.describe(device_line)?;
         let Progress { step, epoch, .. } = training.progress;
@@ -315,7 +337,8 @@ impl Training {
         let (measures, ema_measures) = self.validate()?;
         let is_best = measures.loss < self.progress.best_loss;
         if is_best {
-            save_tensors(&ema::snapshot(&self.learner.store), None, &self.folder.best())?;
+            let loss = Some(checkpoint::loss_metadata(measures.loss));
+            save_tensors(&ema::snapshot(&self.learner.store), loss, &self.folder.best())?;
             self.progress.best_loss = measures.loss;
             self.progress.epochs_without_better = 0;
         } else {
@@ -324,7 +347,8 @@ impl Training {
         if let (Some(ema), Some(Measures { loss, .. })) = (&self.ema, ema_measures)
             && loss < self.progress.best_ema_loss
         {
-            save_tensors(ema.mean(), None, &self.folder.path().join(EMA_FILE))?;
+            let metadata = Some(checkpoint::loss_metadata(loss));
+            save_tensors(ema.mean(), metadata, &self.folder.path().join(EMA_FILE))?;
             self.progress.best_ema_loss = loss;
         }
         let row = EpochRow {
