@@ -19,16 +19,24 @@ pub struct Bootstrap {
 impl Bootstrap {
     /// Draws `n_groups` groups with replacement, `n_resamples` times.
     pub fn new(n_groups: usize, n_resamples: usize, seed: u64) -> Self {
+        let mut bootstrap = Bootstrap { draws: vec![Vec::new(); n_resamples] };
+        bootstrap.add(n_groups, seed, 0);
+        bootstrap
+    }
+
+    /// Draws `n_groups` further groups among themselves, so that what was drawn before stays the same; `stream` is
+    /// another number than any before.
+    pub fn add(&mut self, n_groups: usize, seed: u64, stream: u64) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let draw = |_| {
-            let mut times = vec![0u16; n_groups];
+        rng.set_stream(stream);
+        for times in &mut self.draws {
+            let n_before = times.len();
+            times.resize(n_before + n_groups, 0);
             for _ in 0..n_groups {
-                let drawn = &mut times[rng.random_range(0..n_groups)];
+                let drawn = &mut times[n_before + rng.random_range(0..n_groups)];
                 *drawn = drawn.saturating_add(1);
             }
-            times
-        };
-        Bootstrap { draws: (0..n_resamples).map(draw).collect() }
+        }
     }
 
     /// A figure of weighted items, with its interval. `figure` gets as many weights as there are items.

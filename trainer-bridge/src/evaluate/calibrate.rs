@@ -1,5 +1,7 @@
 //! Temperature, bias and the two thresholds, chosen on validation.
 
+use std::collections::BTreeMap;
+
 use candor::bundle::{Calibration, Thresholds};
 use candor::verdict::Rules;
 use rand::SeedableRng as _;
@@ -8,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::level::{Level, Levels, Reading};
+use super::metrics::{one_class, softplus};
 
 /// Folds of the cross-fit, where there are groups enough.
 pub const N_FOLDS: usize = 5;
@@ -54,10 +57,10 @@ pub struct Chosen {
     pub n_crops: usize,
     /// The share of fakes among these crops: the score is P(fake) where fakes are as frequent.
     pub share_fake: f64,
-    /// Real faces that `fake_above` is chosen on.
-    pub n_real_faces: usize,
-    /// Fake faces that `real_below` is chosen on.
-    pub n_fake_faces: usize,
+    /// Groups that `fake_above` is chosen on, by the highest mean of each one's real faces.
+    pub n_real_groups: usize,
+    /// Groups that `real_below` is chosen on, by the lowest mean of each one's fake faces.
+    pub n_fake_groups: usize,
     /// What a user should know of the choice.
     pub notes: Vec<String>,
 }
@@ -71,7 +74,7 @@ pub struct Chosen {
 pub fn fit(margins: &[(f64, bool)]) -> Result<Calibration, &'static str> {
     let n_fake = margins.iter().filter(|(_, is_fake)| *is_fake).count() as f64;
     let n_real = margins.len() as f64 - n_fake;
-    if let Some(why) = super::metrics::one_class(n_real, n_fake) {
+    if let Some(why) = one_class(n_real, n_fake) {
         return Err(why);
     }
     let goal = |is_fake: bool| if is_fake { (n_fake + 1.0) / (n_fake + 2.0) } else { 1.0 / (n_real + 2.0) };
@@ -83,7 +86,7 @@ pub fn fit(margins: &[(f64, bool)]) -> Result<Calibration, &'static str> {
     let loss = |[a, b]: [f64; 2]| -> f64 {
         let of = |&(margin, is_fake): &(f64, bool)| {
             let z = a * margin / scale + b;
-            z.max(0.0) + (-z.abs()).exp().ln_1p() - goal(is_fake) * z
+            softplus(z) - goal(is_fake) * z
         };
         margins.iter().map(of).sum()
     };
@@ -163,12 +166,17 @@ pub fn choose(levels: &Levels, aim: &Aim, is_in: impl Fn(usize) -> bool) -> Resu
     let score = fit(&margins)?;
     let reading = Reading { calibration: score.clone(), ..aim.as_trained() };
     let judged = levels.judge(|_| &reading);
-    let mut scores = [Vec::new(), Vec::new()];
+    // Faces of one person, above all compressed copies of one face, say much the same: a group counts once, by the face
+    // that is the nearest to a wrong verdict.
+    let mut hardest = [BTreeMap::<usize, f32>::new(), BTreeMap::new()];
     for (face, item) in levels.scored(&judged, Level::Face) {
         if is_in(item.group) && levels.is_decided_by_mean(face, &reading.rules) {
-            scores[usize::from(item.is_fake)].push(item.score);
+            let harder = if item.is_fake { f32::min } else { f32::max };
+            let of_group = hardest[usize::from(item.is_fake)].entry(item.group).or_insert(item.score);
+            *of_group = harder(*of_group, item.score);
         }
     }
+    let mut scores = hardest.map(|of_class| of_class.into_values().collect::<Vec<f32>>());
     let (thresholds, notes) = thresholds(&mut scores, aim.false_alarms);
     let n_fake = margins.iter().filter(|(_, is_fake)| *is_fake).count();
     Ok(Chosen {
@@ -176,21 +184,21 @@ pub fn choose(levels: &Levels, aim: &Aim, is_in: impl Fn(usize) -> bool) -> Resu
         thresholds,
         n_crops: margins.len(),
         share_fake: n_fake as f64 / margins.len() as f64,
-        n_real_faces: scores[0].len(),
-        n_fake_faces: scores[1].len(),
+        n_real_groups: scores[0].len(),
+        n_fake_groups: scores[1].len(),
         notes,
     })
 }
 
-/// `fake_above` by the real faces' means, `real_below` by the fake faces'. Where the two cross, the classes are apart
-/// by more than the aim asks for, and one threshold half-way keeps both promises.
+/// `fake_above` by the groups' highest real means, `real_below` by their lowest fake ones. Where the two cross, the
+/// classes are apart by more than the aim asks for, and one threshold half-way keeps both promises.
 fn thresholds(scores: &mut [Vec<f32>; 2], share: f64) -> (Thresholds, Vec<String>) {
     let mut notes = Vec::new();
     scores.iter_mut().for_each(|of_class| of_class.sort_by(f32::total_cmp));
     let [reals, fakes] = &*scores;
     let mut too_few = |n: usize, class: &str, verdict: &str| {
         notes.push(format!(
-            "{n} {class} faces are too few to promise a rate of {:.1} %, which takes {}: no mean is called {verdict}.",
+            "{n} groups with {class} faces are too few to promise a rate of {:.1} %, which takes {}: no mean is called {verdict}.",
             share * 100.0,
             n_needed(share),
         ));
@@ -213,7 +221,7 @@ fn thresholds(scores: &mut [Vec<f32>; 2], share: f64) -> (Thresholds, Vec<String
     (Thresholds { real_below: between, fake_above: between }, notes)
 }
 
-/// How many faces of a class a threshold for `share` takes.
+/// How many groups with a class a threshold for `share` takes.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "declared rates are above 1e-6")]
 pub fn n_needed(share: f64) -> usize {
     ((1.0 - share) / share - 1e-9).ceil() as usize

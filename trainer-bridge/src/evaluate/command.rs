@@ -12,7 +12,6 @@ use clap::{Args as ClapArgs, ValueEnum};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
@@ -24,9 +23,11 @@ use super::evaluation::{Calibrated, Evaluation, Settings, evaluate};
 use super::network::{Batches, Crop, run as run_crops};
 use super::prediction::{self, Prediction};
 use super::report::{self, About, Mistakes};
+use crate::files;
 use crate::manifest::{self, Split};
 use crate::model::{Network, checkpoint, input, weights};
 use crate::train::device;
+use crate::train::folder::sha256;
 
 /// Runs a trained network over the crops of datasets and reports how well it does.
 ///
@@ -61,7 +62,7 @@ pub struct Args {
     /// A calibration.json chosen on other data; without it, calibration and thresholds are cross-fitted by group
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
-    /// The share of real faces that may be called Fake, and of fake faces that may be called Real
+    /// The share of groups of which a real face may be called Fake, and of those of which a fake one may be called Real
     #[arg(long, default_value_t = 0.05, value_parser = rate)]
     false_alarms: f64,
     /// Fewest scores of a verdict on a video
@@ -121,7 +122,9 @@ impl Part {
     }
 }
 
-/// `calibration.json`: the sections of a bundle's manifest, and what they rest on.
+const CALIBRATION_FILE: &str = "calibration.json";
+
+/// [`CALIBRATION_FILE`]: the sections of a bundle's manifest, and what they rest on.
 #[derive(Debug, Serialize, Deserialize)]
 struct CalibrationFile {
     score: Calibration,
@@ -259,6 +262,7 @@ fn measured_by_network(
     let (device, line) = device::choose(&args.device)?;
     eprintln!("{line}");
     let (_variables, network) = checkpoint::load(folder, device)?;
+    let network = network.folded();
     let (measured, train) = crops(args, folders)?;
     let reader = Reader { args, network: &network, device, n_threads };
     let start = Instant::now();
@@ -296,13 +300,8 @@ fn crops(args: &Args, folders: &BTreeMap<String, PathBuf>) -> anyhow::Result<(Ve
     for (name, folder) in folders {
         for row in manifest::read(folder)? {
             let path = folder.join(&row.crop);
-            let is_measured = args.split.holds(row.split);
-            let crop = Crop { dataset: name.clone(), path, row };
-            if is_measured {
-                measured.push(crop);
-            } else {
-                train.push(crop);
-            }
+            let part = if args.split.holds(row.split) { &mut measured } else { &mut train };
+            part.push(Crop { dataset: name.clone(), path, row });
         }
     }
     ensure!(!measured.is_empty(), "--data: expected crops of the {:?} split, found none", args.split);
@@ -325,8 +324,7 @@ fn network_in_words(network: &Network) -> String {
 
 fn weights_digest(run: &Path) -> anyhow::Result<String> {
     let file = if run.is_dir() { run.join(checkpoint::BEST_FILE) } else { run.to_owned() };
-    let bytes = fs::read(&file).with_context(|| format!("{}: reading", file.display()))?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(sha256(&file)?)
 }
 
 /// Reads crops through networks.
@@ -401,6 +399,7 @@ impl Reader<'_> {
                 let variables = VarStore::new(self.device);
                 let network = Network::new(&variables.root(), self.network.spec());
                 weights::load_imagenet(&variables, network.spec(), file)?;
+                let network = network.folded();
                 let of_train = self.features(&network, train, "ImageNet features, train")?;
                 let of_measured = self.features(&network, measured, "ImageNet features, measured")?;
                 let (predictions, c) =
@@ -444,18 +443,22 @@ fn write(
     }
     let save = |file: &str, text: &str| {
         let path = args.out.join(file);
-        fs::write(&path, text).with_context(|| format!("{}: writing", path.display()))
+        files::replace(&path, text.as_bytes())
     };
     let about_by_name = about.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let metrics = MetricsFile { about: about_by_name, evaluation };
     save("metrics.json", &(serde_json::to_string_pretty(&metrics)? + "\n"))?;
     if let Calibrated::CrossFitted { chosen, .. } = &evaluation.calibration {
-        save(
-            "calibration.json",
-            &(serde_json::to_string_pretty(&calibration_file(evaluation, chosen)?)? + "\n"),
-        )?;
+        let chosen = serde_json::to_string_pretty(&calibration_file(evaluation, chosen)?)?;
+        save(CALIBRATION_FILE, &(chosen + "\n"))?;
+    } else {
+        // One of an earlier report would pass for this one's.
+        let path = args.out.join(CALIBRATION_FILE);
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| format!("{}: removing", path.display()))?;
+        }
     }
-    save(report::FILE, &report::page(evaluation, about, mistakes))
+    Ok(save(report::FILE, &report::page(evaluation, about, mistakes))?)
 }
 
 fn calibration_file(evaluation: &Evaluation, chosen: &Chosen) -> anyhow::Result<CalibrationFile> {
@@ -468,8 +471,8 @@ fn calibration_file(evaluation: &Evaluation, chosen: &Chosen) -> anyhow::Result<
             "false_alarms": evaluation.aim.false_alarms,
             "n_crops": chosen.n_crops,
             "share_fake": chosen.share_fake,
-            "n_real_faces": chosen.n_real_faces,
-            "n_fake_faces": chosen.n_fake_faces,
+            "n_real_groups": chosen.n_real_groups,
+            "n_fake_groups": chosen.n_fake_groups,
             "notes": chosen.notes,
         }),
     })

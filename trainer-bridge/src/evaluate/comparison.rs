@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::bootstrap::Bootstrap;
-use super::evaluation::{Settings, calibrate, unknown};
+use super::evaluation::{LevelFigures, Settings, calibrate, items, unknown};
 use super::figure::{Estimate, Figure};
 use super::level::{Groups, Judged, Level, Levels};
 use super::metrics::{self, Scored};
@@ -49,61 +49,84 @@ pub struct Comparison {
     pub levels: Vec<Standing>,
 }
 
-/// Both ways to read a run at one level.
-struct Read {
-    as_trained: Vec<Scored>,
-    calibrated: Vec<Scored>,
-    ranking: Ranking,
+/// What is known of the first run already.
+pub struct First<'a> {
+    /// Its figures, crops, faces, videos.
+    pub figures: &'a [LevelFigures; 3],
+    /// Its predictions.
+    pub levels: &'a Levels<'a>,
+    /// As they are read without a calibration.
+    pub as_trained: &'a Judged,
 }
 
-/// Measures every run; `groups` holds the groups of all.
-pub fn compare(runs: &[Run], groups: &Groups, settings: &Settings, bootstrap: &Bootstrap) -> Vec<Comparison> {
-    let read = |run: &Run| {
+/// Puts every run beside `runs[0]`; `groups` holds the groups of all.
+pub fn compare(
+    runs: &[Run],
+    first: &First,
+    groups: &Groups,
+    settings: &Settings,
+    bootstrap: &Bootstrap,
+) -> Vec<Comparison> {
+    let firsts = Level::ALL.map(|level| items(first.levels, first.as_trained, level));
+    let firsts: Vec<(Ranking, Vec<Scored>)> =
+        firsts.into_iter().map(|items| (Ranking::new(&items), items)).collect();
+    // A given calibration belongs to the first run's network.
+    let settings = Settings { given: None, ..settings.clone() };
+    let other = |run: &Run| {
         let levels = Levels::new(&run.predictions, groups);
         let reading = settings.aim.as_trained();
         let as_trained = levels.judge(|_| &reading);
-        // A given calibration belongs to the first run's network.
-        let settings = Settings { given: None, ..settings.clone() };
         let (_, calibrated) = calibrate(&levels, groups.len(), &settings);
-        let items = |judged: &Judged, level| -> Vec<Scored> {
-            levels.scored(judged, level).into_iter().map(|(_, item)| item).collect()
+        let calibrated = calibrated.as_ref().unwrap_or(&as_trained);
+        let standing = |(level, first): (Level, &(Ranking, Vec<Scored>))| {
+            let [raw, calibrated] = [&as_trained, calibrated].map(|judged| items(&levels, judged, level));
+            standing(level, [&raw, &calibrated], first, bootstrap)
         };
-        Level::ALL.map(|level| {
-            let raw = items(&as_trained, level);
-            let calibrated = items(calibrated.as_ref().unwrap_or(&as_trained), level);
-            Read { ranking: Ranking::new(&raw), as_trained: raw, calibrated }
-        })
-    };
-    let reads: Vec<[Read; 3]> = runs.iter().map(read).collect();
-    let row = |(idx, run): (usize, &Run)| {
-        let standing =
-            |(level, (ours, theirs))| standing(level, ours, (idx > 0).then_some(theirs), bootstrap);
-        let pairs = reads[idx].iter().zip(&reads[0]);
         Comparison {
             name: run.name.clone(),
-            levels: Level::ALL.into_iter().zip(pairs).map(standing).collect(),
+            levels: Level::ALL.into_iter().zip(&firsts).map(standing).collect(),
         }
     };
-    runs.iter().enumerate().map(row).collect()
+    let own =
+        Comparison { name: runs[0].name.clone(), levels: first.figures.iter().map(own_standing).collect() };
+    std::iter::once(own).chain(runs[1..].iter().map(other)).collect()
 }
 
-fn standing(level: Level, run: &Read, first: Option<&Read>, bootstrap: &Bootstrap) -> Standing {
-    let n_fake = run.as_trained.iter().filter(|item| item.is_fake).count();
-    let behind = |first: &Read| {
-        let rankings = [&first.ranking, &run.ranking];
-        bootstrap.difference([&first.as_trained, &run.as_trained], |of, weights| rankings[of].auc(weights))
-    };
+fn own_standing(figures: &LevelFigures) -> Standing {
+    let (as_trained, calibrated) = (&figures.as_trained, figures.calibrated.as_ref());
+    let calibrated = calibrated.unwrap_or(as_trained);
+    Standing {
+        level: figures.level,
+        n_real: as_trained.n_real,
+        n_fake: as_trained.n_fake,
+        auc: as_trained.auc,
+        auc_behind: unknown("the first run"),
+        eer: as_trained.eer,
+        accuracy: calibrated.accuracy,
+        log_loss: calibrated.log_loss,
+    }
+}
+
+fn standing(
+    level: Level,
+    [as_trained, calibrated]: [&[Scored]; 2],
+    (first, firsts): &(Ranking, Vec<Scored>),
+    bootstrap: &Bootstrap,
+) -> Standing {
+    let n_fake = as_trained.iter().filter(|item| item.is_fake).count();
+    let ranking = Ranking::new(as_trained);
+    let rankings = [first, &ranking];
     Standing {
         level,
-        n_real: run.as_trained.len() - n_fake,
+        n_real: as_trained.len() - n_fake,
         n_fake,
-        auc: bootstrap.estimate(&run.as_trained, |weights| run.ranking.auc(weights)),
-        auc_behind: first.map_or(unknown("the first run"), behind),
-        eer: match run.ranking.points() {
+        auc: bootstrap.estimate(as_trained, |weights| ranking.auc(weights)),
+        auc_behind: bootstrap.difference([firsts, as_trained], |of, weights| rankings[of].auc(weights)),
+        eer: match ranking.points() {
             Ok(points) => Figure::Known(roc::equal_error_rate(&points)),
             Err(why) => Figure::Unknown(why),
         },
-        accuracy: metrics::accuracy(&run.calibrated, bootstrap),
-        log_loss: metrics::mean(&run.calibrated, bootstrap, |item| item.loss),
+        accuracy: metrics::accuracy(calibrated, bootstrap),
+        log_loss: metrics::mean(calibrated, bootstrap, |item| item.loss),
     }
 }

@@ -124,13 +124,18 @@ pub struct Evaluation {
 /// If `runs` is empty.
 pub fn evaluate(runs: &[Run], settings: &Settings) -> Evaluation {
     let ours = &runs[0];
-    let groups = Groups::new(runs.iter().flat_map(|run| &run.predictions));
-    let bootstrap = Bootstrap::new(groups.len(), settings.n_resamples, settings.seed);
+    let mut groups = Groups::new(&ours.predictions);
+    let n_ours = groups.len();
+    groups.add(runs[1..].iter().flat_map(|run| &run.predictions));
+    // This run's figures are the same whatever it is compared with.
+    let mut bootstrap = Bootstrap::new(n_ours, settings.n_resamples, settings.seed);
+    bootstrap.add(groups.len() - n_ours, settings.seed, 1);
     let levels = Levels::new(&ours.predictions, &groups);
     let as_trained = settings.aim.as_trained();
     let (calibration, calibrated) = calibrate(&levels, groups.len(), settings);
     let readings = Readings { as_trained: levels.judge(|_| &as_trained), calibrated };
-    let figures = Level::ALL.map(|level| figures_of(&levels, &readings, level, &bootstrap));
+    let figures: [LevelFigures; 3] =
+        Level::ALL.map(|level| figures_of(&levels, &readings, level, &bootstrap));
     let breakdown = |(level, by)| breakdown::measure(&levels, &readings, level, by, &bootstrap);
     let parts = [Level::Face, Level::Image].iter().flat_map(|level| By::ALL.map(|by| (*level, by)));
     let breakdowns = parts.map(breakdown).collect();
@@ -138,8 +143,10 @@ pub fn evaluate(runs: &[Run], settings: &Settings) -> Evaluation {
         let members = levels.predictions.iter().filter(|p| p.is_fake() == class);
         Groups::new(members).len()
     };
-    let n_groups = [Groups::new(&ours.predictions).len(), with_class(false), with_class(true)];
+    let n_groups = [n_ours, with_class(false), with_class(true)];
     let n_without_number = figures[0].n_without_score;
+    let first = comparison::First { figures: &figures, levels: &levels, as_trained: &readings.as_trained };
+    let comparison = comparison::compare(runs, &first, &groups, settings, &bootstrap);
     let mut evaluation = Evaluation {
         schema: SCHEMA,
         name: ours.name.clone(),
@@ -151,7 +158,7 @@ pub fn evaluate(runs: &[Run], settings: &Settings) -> Evaluation {
         calibration,
         levels: figures.into(),
         breakdowns,
-        comparison: comparison::compare(runs, &groups, settings, &bootstrap),
+        comparison,
         warnings: Vec::new(),
     };
     evaluation.warnings = warnings(&evaluation);
@@ -179,7 +186,7 @@ pub(crate) fn calibrate(
     }
 }
 
-fn items(levels: &Levels, judged: &Judged, level: Level) -> Vec<Scored> {
+pub(crate) fn items(levels: &Levels, judged: &Judged, level: Level) -> Vec<Scored> {
     levels.scored(judged, level).into_iter().map(|(_, item)| item).collect()
 }
 

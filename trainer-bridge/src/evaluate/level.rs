@@ -1,13 +1,13 @@
 //! Crops, the faces that they show and the videos that these are in, judged as candor judges them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candor::bundle::Calibration;
 use candor::classify::calibrated;
 use candor::verdict::{Judgement, Rules, judge_face, judge_file};
 use serde::Serialize;
 
-use super::metrics::Scored;
+use super::metrics::{Scored, softplus};
 use super::prediction::Prediction;
 
 /// Means of scores are f32 and can be 0 or 1, where the log loss has no value: they count as this far inside.
@@ -46,9 +46,18 @@ pub struct Groups(BTreeMap<String, usize>);
 impl Groups {
     /// The groups of all `predictions`.
     pub fn new<'a>(predictions: impl IntoIterator<Item = &'a Prediction>) -> Self {
-        let names: BTreeMap<String, usize> =
-            predictions.into_iter().map(|prediction| (prediction.group.clone(), 0)).collect();
-        Groups(names.into_keys().enumerate().map(|(idx, name)| (name, idx)).collect())
+        let mut groups = Groups::default();
+        groups.add(predictions);
+        groups
+    }
+
+    /// Numbers groups of `predictions` that are new behind those that are there.
+    pub fn add<'a>(&mut self, predictions: impl IntoIterator<Item = &'a Prediction>) {
+        let names: BTreeSet<&String> = predictions.into_iter().map(|prediction| &prediction.group).collect();
+        for name in names {
+            let n_groups = self.0.len();
+            self.0.entry(name.clone()).or_insert(n_groups);
+        }
     }
 
     /// How many there are.
@@ -190,9 +199,7 @@ impl<'a> Levels<'a> {
             let z = prediction.margin() / f64::from(calibration.temperature) + f64::from(calibration.bias);
             let score = calibrated(prediction.logits(), calibration);
             let is_fake = prediction.is_fake();
-            // ln(1 + e^x), x the log odds against the label, without overflow.
-            let against = if is_fake { -z } else { z };
-            let loss = against.max(0.0) + (-against.abs()).exp().ln_1p();
+            let loss = softplus(if is_fake { -z } else { z });
             (z.is_finite() && score.is_finite()).then_some(Scored { score, rank: z, loss, is_fake, group })
         };
         let images: Vec<Option<Scored>> = (0..self.predictions.len()).map(image).collect();

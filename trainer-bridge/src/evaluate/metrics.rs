@@ -46,6 +46,11 @@ impl Scored {
     }
 }
 
+/// ln(1 + e^x), also where e^x is no number: -ln P(label) for x the log odds against it.
+pub(crate) fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
 /// Why a figure that needs both classes can't be had of so many reals and fakes.
 pub(crate) fn one_class(reals: f64, fakes: f64) -> Option<&'static str> {
     match (reals > 0.0, fakes > 0.0) {

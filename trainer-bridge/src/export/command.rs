@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use tch::Device;
 
+use crate::files;
 use crate::model::checkpoint;
 
 /// Write a trained network as a float ONNX file.
@@ -29,11 +29,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let (_variables, network) = checkpoint::load(&args.network, Device::Cpu)?;
     let bytes = super::onnx(&network);
-    let mut scratch = args.out.clone().into_os_string();
-    scratch.push(".new");
-    std::fs::write(&scratch, &bytes)
-        .and_then(|()| std::fs::rename(&scratch, &args.out))
-        .with_context(|| format!("{}: writing", args.out.display()))?;
+    files::replace(&args.out, &bytes)?;
     let spec = network.spec();
     println!(
         "{}: {} at {} px, opset {}, {} bytes",

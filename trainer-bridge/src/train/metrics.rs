@@ -1,5 +1,7 @@
 //! What validation says of a network after an epoch.
 
+use crate::evaluate::metrics::softplus;
+
 /// Measures of one set of weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measures {
@@ -41,11 +43,6 @@ impl Measures {
             auc: auc(outcomes),
         }
     }
-}
-
-/// ln(1 + exp(x)), also where exp(x) is no number.
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// The Mann-Whitney statistic by ranks, equal margins sharing theirs.

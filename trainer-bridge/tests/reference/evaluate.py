@@ -168,9 +168,11 @@ def platt(margin, y):
 
 
 def thresholds(faces, decided, share):
-    """k-th smallest of the reals, k = ceil((n + 1)(1 - share)); k-th largest of the fakes."""
-    y, score, _ = faces
-    reals, fakes = (np.sort(score[(y == c) & np.array(decided)]) for c in (0, 1))
+    """k-th smallest of groups' highest reals, k = ceil((n + 1)(1 - share)); k-th largest of their lowest fakes."""
+    y, score, group = faces
+    of = lambda c: [score[(y == c) & decided & (np.array(group) == name)] for name in sorted(set(group))]
+    reals = np.sort([scores.max() for scores in of(0) if len(scores)])
+    fakes = np.sort([scores.min() for scores in of(1) if len(scores)])
     k = lambda n: (int(np.ceil(np.round((n + 1) * (1 - share), 9))))
     return {"fake_above": float(reals[k(len(reals)) - 1]), "real_below": float(fakes[::-1][k(len(fakes)) - 1])}
 

@@ -113,7 +113,7 @@ fn calibration(evaluation: &Evaluation) -> String {
             let _ = writeln!(
                 html,
                 "<p>For use elsewhere (<code>calibration.json</code>), chosen on everything here: temperature {:.3}, bias \
-                 {:.3}, Real below {:.3}, Fake above {:.3}; by {} crops ({:.0} % fake), {} real and {} fake faces.</p>\n\
+                 {:.3}, Real below {:.3}, Fake above {:.3}; by {} crops ({:.0} % fake), {} groups with real and {} with fake faces.</p>\n\
                  <p>Every figure called <em>calibrated</em>, and every verdict, is <strong>cross-fitted</strong>: groups are \
                  dealt out to {} folds, and each fold is read with what was chosen on the others, so that no threshold is \
                  measured on the groups that chose it.</p>",
@@ -123,8 +123,8 @@ fn calibration(evaluation: &Evaluation) -> String {
                 thresholds.fake_above,
                 chosen.n_crops,
                 chosen.share_fake * 100.0,
-                chosen.n_real_faces,
-                chosen.n_fake_faces,
+                chosen.n_real_groups,
+                chosen.n_fake_groups,
                 folds.len(),
             );
             html += &tables::folds(folds);
@@ -134,13 +134,13 @@ fn calibration(evaluation: &Evaluation) -> String {
     let _ = writeln!(
         html,
         "<h3>What the thresholds promise</h3>\n<p>Declared: at most {rate} % of real faces are called Fake, and at most {rate} % of fake faces \
-         Real. <em>Fake above</em> is the k-th smallest mean score of n real faces, k = ⌈(n + 1)(1 − rate)⌉; <em>Real below</em> is the \
-         k-th largest of the fake faces. A new face like these then falls outside with a chance of at most {rate} %, averaged over \
-         draws of the n faces; one set of n faces may turn out better or worse. It takes {needed} faces of a class; with fewer, that \
-         verdict is never given. Where the two would cross, both are the middle.</p>\n\
-         <p>The promise is for single faces that come like those here. It does not hold for other cameras, compressions, people or \
-         methods of forgery, and less exactly where several faces come from one group. A video speaks by its highest face: with m real faces it is called \
-         Fake with a chance of up to m times the rate. Only faces with at least {} scores (photos: one) choose thresholds, since with \
+         Real. A group counts once, since faces of one person, and one face under several compressions, say much the same: by its highest \
+         real and its lowest fake mean. <em>Fake above</em> is the k-th smallest of n groups' highest real means, k = ⌈(n + 1)(1 − rate)⌉; \
+         <em>Real below</em> is the k-th largest of the lowest fake ones. Of a new group like these, any real face is then called Fake with a \
+         chance of at most {rate} %, averaged over draws of the n groups; one set of n may turn out better or worse. It takes {needed} groups \
+         with a class; with fewer, that verdict is never given. Where the two would cross, both are the middle.</p>\n\
+         <p>The promise is for groups that come like those here, with as many faces and these compressions. It does not hold for other cameras, \
+         compressions, people or methods of forgery. Only faces with at least {} scores (photos: one) choose thresholds, since with \
          fewer a verdict is Uncertain whatever the mean; faces narrower than {} px are not scored.</p>",
         evaluation.aim.min_scores, evaluation.aim.min_face_px,
     );
@@ -174,7 +174,7 @@ fn runs(evaluation: &Evaluation) -> String {
     if evaluation.comparison.len() == 1 {
         html += "<p>Nothing else was measured beside this run.</p>\n";
     } else {
-        html += "<p>Accuracy and log loss are calibrated, each run by its own cross-fit (as trained where none is possible). <em>Lead</em> is how much higher the \
+        html += "<p>Accuracy and log loss are calibrated, each run by its own cross-fit (as trained where none is possible), the first by the given calibration where there is one. <em>Lead</em> is how much higher the \
                  first run's AUC is, on the same resamples of groups: an interval above 0 is a difference that these groups \
                  show. Runs may find faces in other videos than the first one.</p>\n";
         html += &plots::runs(evaluation);

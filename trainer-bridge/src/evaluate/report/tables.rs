@@ -102,12 +102,12 @@ pub(super) fn folds(folds: &[Chosen]) -> String {
             format!("{:.3}", fold.score.bias),
             format!("{:.3}", fold.thresholds.real_below),
             format!("{:.3}", fold.thresholds.fake_above),
-            fold.n_real_faces.to_string(),
-            fold.n_fake_faces.to_string(),
+            fold.n_real_groups.to_string(),
+            fold.n_fake_groups.to_string(),
         ]
     };
     let rows: Vec<_> = folds.iter().enumerate().map(row).collect();
-    let head = ["Chosen", "Temperature", "Bias", "Real below", "Fake above", "Real faces", "Fake faces"];
+    let head = ["Chosen", "Temperature", "Bias", "Real below", "Fake above", "Groups, real", "Groups, fake"];
     table("What each fold is read with; how much it varies shows how firm the choice is", &head, &rows)
 }
 
