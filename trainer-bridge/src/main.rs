@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trainer_bridge::evaluate::command as evaluate;
-use trainer_bridge::pack::command as pack;
+use trainer_bridge::pack::{assemble, command as pack};
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
 use trainer_bridge::{augment, environment, export, ingest, model, parity, quantize, review};
@@ -32,6 +32,7 @@ enum Command {
     Quantize(quantize::command::Args),
     QuantizeCheck(quantize::agreement::Args),
     Parity(parity::command::Args),
+    Bundle(assemble::Args),
     Keygen(pack::Keygen),
     KeyList(pack::MakeKeyList),
     Pack(pack::Pack),
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => quantize::command::run(&args),
         Command::QuantizeCheck(args) => quantize::agreement::run(&args),
         Command::Parity(args) => parity::command::run(&args),
+        Command::Bundle(args) => assemble::run(&args),
         Command::Keygen(args) => pack::keygen(&args),
         Command::KeyList(args) => pack::key_list(&args),
         Command::Pack(args) => pack::make(&args),

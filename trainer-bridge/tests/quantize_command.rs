@@ -9,9 +9,13 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use candor::bundle::{Bundle, Status};
+use candor::engine::Engine;
 use support::{cached, used_network};
 use tch::Device;
 use tch::nn::VarStore;
+use trainer_bridge::evaluate::calibration_file::{CALIBRATION_FILE, CalibrationFile};
+use trainer_bridge::evaluate::prediction;
 use trainer_bridge::model::{Backbone, Spec, checkpoint};
 
 const SIZE_PX: u32 = 64;
@@ -74,6 +78,8 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
         assert!(largest(3) == 0.0 && largest(4) < 1e-4 && largest(5) < 0.05, "{table}");
     }
 
+    a_bundle_is_of_the_network_that_was_measured(&at("int8"), &at("run"), &at("data"), folder.path());
+
     // No change of a figure is under a bound below 0.
     let broken = parity("run", &[&loose[..6], &["--most-ece=-1"]].concat());
     assert!(!broken.status.success());
@@ -94,4 +100,48 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
     let refused = parity("other", &loose);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("expected the network that was quantized"));
+}
+
+/// candor's own logits, and a bundle only of what they were measured on.
+fn a_bundle_is_of_the_network_that_was_measured(int8: &Path, float: &Path, data: &Path, scratch: &Path) {
+    let at = |name: &str| scratch.join(name);
+    for (network, out) in [(int8, "of-int8"), (float, "of-float")] {
+        let options = ["--split", "all", "--resamples", "100", "--threads", "1", "--device", "cpu"];
+        let places = [network, Path::new("--data"), data, Path::new("--out"), &at(out)];
+        assert!(run("evaluate", &places, &options).status.success());
+    }
+    let predictions = prediction::read(&at("of-int8").join(prediction::FILE)).unwrap();
+    let onnx = fs::read(int8.join("int8.onnx")).unwrap();
+    let side = SIZE_PX as usize;
+    let mut model = Engine::default().load("int8", &onnx[..], &[1, 3, side, side]).unwrap();
+    for prediction in &predictions {
+        let picture = image::open(data.join(&prediction.crop)).unwrap().to_rgb8();
+        let pixels = picture.as_raw();
+        // Lite's own normalisation, channel by channel.
+        let values: Vec<f32> = (0..3)
+            .flat_map(|k| pixels.iter().skip(k).step_by(3).map(|&v| (f32::from(v) - 127.0) / 128.0))
+            .collect();
+        assert_eq!(model.run(&values).unwrap()[0], prediction.logits());
+    }
+
+    fs::write(at("card.md"), "what it is").unwrap();
+    let bundle = |report: &str| {
+        let places = [int8, Path::new("--evaluated"), &at(report), Path::new("--out"), &at("bundle")];
+        let (card, text) = (at("card.md"), at("card.md"));
+        let texts = ["--card", card.to_str().unwrap(), "--licence-text", text.to_str().unwrap()];
+        let names = ["--id", "toy", "--model-version", "1.0.0", "--data-terms", "toy", "--licence", "MIT"];
+        run("bundle", &places, &[&texts[..], &names].concat())
+    };
+    let refused = bundle("of-float");
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("expected a report on"));
+    assert!(!at("bundle").exists());
+    assert!(bundle("of-int8").status.success());
+    let bundle = Bundle::open(&at("bundle")).unwrap();
+    let chosen = CalibrationFile::read(&at("of-int8").join(CALIBRATION_FILE)).unwrap();
+    let manifest = bundle.manifest();
+    assert_eq!(manifest.status, Status::Trained);
+    assert_eq!((&manifest.score, &manifest.thresholds), (&chosen.score, &chosen.thresholds));
+    let faces = &manifest.quality.as_ref().unwrap()["levels"]["face"];
+    assert!(faces["auc"]["value"].as_f64().is_some() && faces["ece"].as_f64().is_some(), "{faces}");
 }

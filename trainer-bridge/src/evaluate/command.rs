@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
-use candor::bundle::{Calibration, Thresholds};
 use clap::{Args as ClapArgs, ValueEnum};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use super::baseline;
 use super::bootstrap::N_RESAMPLES;
-use super::calibrate::{Aim, Chosen};
+use super::calibrate::Aim;
+use super::calibration_file::{CALIBRATION_FILE, CalibrationFile};
 use super::comparison::Run;
 use super::evaluation::{Calibrated, Evaluation, Settings, evaluate};
-use super::network::{Batches, Crop, run as run_crops};
+use super::network::{Batches, Classifier, Crop, run as run_crops};
 use super::prediction::{self, Prediction};
 use super::report::{self, About, Mistakes};
 use crate::files;
 use crate::manifest::{self, Split};
-use crate::model::{Network, checkpoint, input, weights};
+use crate::model::{Network, Spec, input, weights};
 use crate::train::device;
 use crate::train::folder::sha256;
 
@@ -35,7 +35,8 @@ use crate::train::folder::sha256;
 /// bundle's manifest) and report.html (one page, with all plots) into --out.
 #[derive(Debug, ClapArgs)]
 pub struct Args {
-    /// The run's folder (best.safetensors and model.json), or a .safetensors file beside its model.json
+    /// The run's folder (best.safetensors and model.json), a .safetensors file beside its model.json, or the folder that
+    /// `quantize` has made, whose int8 network runs in candor's engine
     #[arg(required_unless_present = "predictions")]
     run: Option<PathBuf>,
     /// Folder of a dataset; with --predictions only to show pictures
@@ -122,21 +123,10 @@ impl Part {
     }
 }
 
-const CALIBRATION_FILE: &str = "calibration.json";
+/// Name of all figures in a report's folder.
+pub const METRICS_FILE: &str = "metrics.json";
 
-/// [`CALIBRATION_FILE`]: the sections of a bundle's manifest, and what they rest on.
-#[derive(Debug, Serialize, Deserialize)]
-struct CalibrationFile {
-    score: Calibration,
-    thresholds: Thresholds,
-    min_scores: usize,
-    min_face_px: f32,
-    /// What the thresholds rest on; for people.
-    #[serde(default)]
-    chosen_on: serde_json::Value,
-}
-
-/// `metrics.json`.
+/// [`METRICS_FILE`].
 #[derive(Serialize)]
 struct MetricsFile<'a> {
     about: BTreeMap<&'a str, &'a str>,
@@ -171,7 +161,8 @@ fn n_resamples(text: &str) -> Result<usize, String> {
 /// # Errors
 /// Whatever can't be read, run or written, by name.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let given = args.calibration.as_deref().map(read_calibration).transpose()?;
+    let given = args.calibration.as_deref().map(CalibrationFile::read).transpose()?;
+    let given = given.map(|file| (file.score, file.thresholds));
     let others = args.compare.iter().map(|(name, file)| {
         Ok(Run { name: name.clone(), predictions: in_part(prediction::read(file)?, args.split, file)? })
     });
@@ -223,18 +214,6 @@ fn in_part(predictions: Vec<Prediction>, part: Part, file: &Path) -> anyhow::Res
     Ok(kept)
 }
 
-fn read_calibration(file: &Path) -> anyhow::Result<(Calibration, Thresholds)> {
-    let json = fs::read(file).with_context(|| format!("{}: reading", file.display()))?;
-    let found: CalibrationFile = serde_json::from_slice(&json).with_context(|| file.display().to_string())?;
-    let (score, limits) = (found.score, found.thresholds);
-    let is_possible = score.temperature.is_finite() && score.temperature > 0.0 && score.bias.is_finite();
-    ensure!(is_possible, "{}: expected a temperature above 0 and a bias, found {score:?}", file.display());
-    let is_ordered =
-        0.0 <= limits.real_below && limits.real_below <= limits.fake_above && limits.fake_above <= 1.0;
-    ensure!(is_ordered, "{}: expected 0 <= real_below <= fake_above <= 1, found {limits:?}", file.display());
-    Ok((score, limits))
-}
-
 fn measured_before(args: &Args, file: &Path) -> anyhow::Result<(Vec<Run>, About)> {
     let predictions = in_part(prediction::read(file)?, args.split, file)?;
     let name = args.name.clone().unwrap_or_else(|| file.display().to_string());
@@ -261,12 +240,11 @@ fn measured_by_network(
     }
     let (device, line) = device::choose(&args.device)?;
     eprintln!("{line}");
-    let (_variables, network) = checkpoint::load(folder, device)?;
-    let network = network.folded();
+    let mut classifier = Classifier::load(folder, device)?;
     let (measured, train) = crops(args, folders)?;
-    let reader = Reader { args, network: &network, device, n_threads };
+    let reader = Reader { args, spec: classifier.spec().clone(), device, n_threads };
     let start = Instant::now();
-    let predictions = reader.predict(&measured, "evaluating")?;
+    let predictions = reader.predict(&mut classifier, &measured, "evaluating")?;
     let seconds = start.elapsed().as_secs_f64();
     eprintln!(
         "{} crops in {seconds:.1} s: {:.1} crops/s, decoding included",
@@ -275,8 +253,8 @@ fn measured_by_network(
     );
     let mut about = vec![
         ("Run".to_owned(), folder.display().to_string()),
-        ("Network".to_owned(), network_in_words(&network)),
-        ("Weights, SHA-256".to_owned(), weights_digest(folder)?),
+        ("Network".to_owned(), classifier.words()),
+        (report::WEIGHTS.to_owned(), sha256(&Classifier::file(folder))?),
         ("Data".to_owned(), data_in_words(&predictions)),
         ("Split".to_owned(), args.split.words().to_owned()),
         ("Terms".to_owned(), args.terms.clone()),
@@ -317,20 +295,10 @@ fn data_in_words(predictions: &[Prediction]) -> String {
     n_of.iter().map(|(name, n)| format!("{name} ({n} crops)")).collect::<Vec<_>>().join(", ")
 }
 
-fn network_in_words(network: &Network) -> String {
-    let spec = network.spec();
-    format!("{} at {} px", spec.backbone.name(), spec.size_px())
-}
-
-fn weights_digest(run: &Path) -> anyhow::Result<String> {
-    let file = if run.is_dir() { run.join(checkpoint::BEST_FILE) } else { run.to_owned() };
-    Ok(sha256(&file)?)
-}
-
 /// Reads crops through networks.
 struct Reader<'a> {
     args: &'a Args,
-    network: &'a Network,
+    spec: Spec,
     device: Device,
     n_threads: NonZeroUsize,
 }
@@ -338,18 +306,21 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn batches(&self) -> Batches {
         Batches {
-            size_px: self.network.spec().size_px(),
+            size_px: self.spec.size_px(),
             n_crops: self.args.batch.get(),
             n_threads: self.n_threads.get(),
         }
     }
 
-    fn predict(&self, crops: &[Crop], doing: &'static str) -> anyhow::Result<Vec<Prediction>> {
-        let spec = self.network.spec();
-        let forward =
-            |pictures: &[&RgbImage]| Ok(self.network.forward_t(&input(pictures, spec, self.device), false));
+    fn predict(
+        &self,
+        classifier: &mut Classifier,
+        crops: &[Crop],
+        doing: &'static str,
+    ) -> anyhow::Result<Vec<Prediction>> {
         let bar = bar(crops.len(), doing);
-        let (facts, outputs) = run_crops(crops, self.batches(), forward, |n| bar.inc(n as u64))?;
+        let logits = |pictures: &[&RgbImage]| classifier.logits(pictures);
+        let (facts, outputs) = run_crops(crops, self.batches(), logits, |n| bar.inc(n as u64))?;
         bar.finish_and_clear();
         let logits = baseline::logits(&outputs)?;
         let rows = crops.iter().zip(facts).zip(logits);
@@ -377,10 +348,8 @@ impl Reader<'_> {
     ) -> anyhow::Result<Vec<Run>> {
         // Probes need only the facts; a network that gives nothing costs nothing.
         let nothing = |pictures: &[&RgbImage]| {
-            Tensor::f_zeros(
-                [i64::try_from(pictures.len()).unwrap_or(i64::MAX), 2],
-                (tch::Kind::Float, Device::Cpu),
-            )
+            let n_pictures = i64::try_from(pictures.len()).unwrap_or(i64::MAX);
+            Ok(Tensor::f_zeros([n_pictures, 2], (tch::Kind::Float, Device::Cpu))?)
         };
         let bar = bar(train.len(), "facts of the train split");
         let (facts, outputs) = run_crops(train, self.batches(), nothing, |n| bar.inc(n as u64))?;
@@ -397,7 +366,7 @@ impl Reader<'_> {
             }
             Some(file) => {
                 let variables = VarStore::new(self.device);
-                let network = Network::new(&variables.root(), self.network.spec());
+                let network = Network::new(&variables.root(), &self.spec);
                 weights::load_imagenet(&variables, network.spec(), file)?;
                 let network = network.folded();
                 let of_train = self.features(&network, train, "ImageNet features, train")?;
@@ -447,9 +416,9 @@ fn write(
     };
     let about_by_name = about.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let metrics = MetricsFile { about: about_by_name, evaluation };
-    save("metrics.json", &(serde_json::to_string_pretty(&metrics)? + "\n"))?;
+    save(METRICS_FILE, &(serde_json::to_string_pretty(&metrics)? + "\n"))?;
     if let Calibrated::CrossFitted { chosen, .. } = &evaluation.calibration {
-        let chosen = serde_json::to_string_pretty(&calibration_file(evaluation, chosen)?)?;
+        let chosen = serde_json::to_string_pretty(&CalibrationFile::new(&evaluation.aim, chosen))?;
         save(CALIBRATION_FILE, &(chosen + "\n"))?;
     } else {
         // One of an earlier report would pass for this one's.
@@ -459,23 +428,6 @@ fn write(
         }
     }
     Ok(save(report::FILE, &report::page(evaluation, about, mistakes))?)
-}
-
-fn calibration_file(evaluation: &Evaluation, chosen: &Chosen) -> anyhow::Result<CalibrationFile> {
-    Ok(CalibrationFile {
-        score: chosen.score.clone(),
-        thresholds: chosen.thresholds.clone(),
-        min_scores: evaluation.aim.min_scores,
-        min_face_px: evaluation.aim.min_face_px,
-        chosen_on: serde_json::json!({
-            "false_alarms": evaluation.aim.false_alarms,
-            "n_crops": chosen.n_crops,
-            "share_fake": chosen.share_fake,
-            "n_real_groups": chosen.n_real_groups,
-            "n_fake_groups": chosen.n_fake_groups,
-            "notes": chosen.notes,
-        }),
-    })
 }
 
 fn print(evaluation: &Evaluation, out: &Path) {

@@ -1,16 +1,20 @@
 //! Crops through a network: decoded on other threads, batch by batch, in order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
+use anyhow::Context as _;
+use candor::engine::{Engine, EngineError, Model};
 use candor::resample::Resampler;
 use image::RgbImage;
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 use super::facts::{CropError, Facts, read_crop};
 use crate::manifest::Row;
-use crate::model::fitted;
+use crate::model::{Network, Spec, checkpoint, fitted, input};
+use crate::quantize::folder::MODEL;
+use crate::quantize::ranges::floats;
 
 /// Why crops can't be run.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,82 @@ pub enum RunError {
     /// libtorch refused.
     #[error("libtorch: {0}")]
     Torch(#[from] TchError),
+    /// candor's engine refused.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A network that gives two logits for a crop.
+pub enum Classifier {
+    /// A checkpoint, folded, in libtorch.
+    Float(Box<Network>, Device),
+    /// What `quantize` made of one, in candor's engine: what a device runs.
+    Int8(Box<Model>, Spec),
+}
+
+impl Classifier {
+    /// The file that `path` names: a checkpoint, the best one of a run's folder, or the int8 network in a folder that
+    /// `quantize` has made.
+    pub fn file(path: &Path) -> PathBuf {
+        let [best, int8] = [checkpoint::BEST_FILE, MODEL].map(|name| path.join(name));
+        match path.is_dir() {
+            false => path.to_owned(),
+            true if int8.exists() && !best.exists() => int8,
+            true => best,
+        }
+    }
+
+    /// Loads the network of [`Classifier::file`].
+    ///
+    /// # Errors
+    /// A file that can't be read or is no such network.
+    pub fn load(path: &Path, device: Device) -> anyhow::Result<Self> {
+        let file = Classifier::file(path);
+        if file.file_name().is_none_or(|name| name != MODEL) {
+            let (_variables, network) = checkpoint::load(path, device)?;
+            return Ok(Classifier::Float(Box::new(network.folded()), device));
+        }
+        let spec = checkpoint::load_spec(file.parent().unwrap_or(Path::new(".")))?;
+        let onnx = std::fs::read(&file).with_context(|| format!("{}: reading", file.display()))?;
+        let side = spec.size_px() as usize;
+        let model = Engine::default().load(&file.display().to_string(), &onnx[..], &[1, 3, side, side])?;
+        Ok(Classifier::Int8(Box::new(model), spec))
+    }
+
+    /// The network's shape and input.
+    pub fn spec(&self) -> &Spec {
+        match self {
+            Classifier::Float(network, _) => network.spec(),
+            Classifier::Int8(_, spec) => spec,
+        }
+    }
+
+    /// In words: architecture, size, numbers.
+    pub fn words(&self) -> String {
+        let spec = self.spec();
+        let numbers = if matches!(self, Classifier::Int8(..)) { ", int8 in candor's engine" } else { "" };
+        format!("{} at {} px{numbers}", spec.backbone.name(), spec.size_px())
+    }
+
+    /// Logits (real, fake) of each picture, f32 [N, 2].
+    ///
+    /// # Errors
+    /// Whatever runs it refuses.
+    pub fn logits(&mut self, pictures: &[&RgbImage]) -> Result<Tensor, RunError> {
+        match self {
+            Classifier::Float(network, device) => {
+                Ok(network.forward_t(&input(pictures, network.spec(), *device), false))
+            }
+            Classifier::Int8(model, spec) => {
+                let mut logits = Vec::with_capacity(2 * pictures.len());
+                for picture in pictures {
+                    let tensor = input(&[picture], spec, Device::Cpu).contiguous();
+                    logits.extend_from_slice(&model.run(&floats(&tensor))?[0]);
+                }
+                Ok(Tensor::f_from_slice(&logits)?.f_reshape([-1, 2])?)
+            }
+        }
+    }
 }
 
 /// A crop of a dataset.
@@ -49,11 +129,11 @@ pub struct Batches {
 /// [N, K] on the CPU. `progress` hears of the number of crops of each batch.
 ///
 /// # Errors
-/// [`RunError`] for the first crop that can't be read, and whatever libtorch refuses.
+/// [`RunError`] for the first crop that can't be read, and whatever `network` refuses.
 pub fn run(
     crops: &[Crop],
     batches: Batches,
-    mut network: impl FnMut(&[&RgbImage]) -> Result<Tensor, TchError>,
+    mut network: impl FnMut(&[&RgbImage]) -> Result<Tensor, RunError>,
     progress: impl Fn(usize),
 ) -> Result<(Vec<Facts>, Tensor), RunError> {
     let (mut facts, mut outputs) = (Vec::with_capacity(crops.len()), Vec::new());

@@ -3,6 +3,7 @@
 //! The file's format stands in `models/FORMAT.md`; `candor::bundle` reads and writes it, so that what signs and what
 //! verifies are the same code.
 
+pub mod assemble;
 pub mod command;
 pub mod key_file;
 

@@ -16,6 +16,8 @@ pub use mistakes::{Mistake, Mistakes};
 
 /// The page's name in a report's folder.
 pub const FILE: &str = "report.html";
+/// What the page and `metrics.json` call the digest of the measured network's file.
+pub const WEIGHTS: &str = "Weights, SHA-256";
 
 const STYLE: &str = include_str!("style.css");
 
