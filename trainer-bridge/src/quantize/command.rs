@@ -61,7 +61,7 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "mse")]
     weights: WeightRange,
     /// Bring the channels of a tensor to like ranges first.
-    #[arg(long, action = ArgAction::Set, value_name = "BOOL", default_value_t = true)]
+    #[arg(long, action = ArgAction::Set, value_name = "BOOL", default_value_t = false)]
     equalize: bool,
     /// Bring each channel's mean back to the float network's.
     #[arg(long, action = ArgAction::Set, value_name = "BOOL", default_value_t = true)]

@@ -52,7 +52,7 @@ impl Default for Recipe {
         Recipe {
             ranges: Method::Mse,
             weights: WeightRange::Mse,
-            equalize: true,
+            equalize: false,
             bias_correction: true,
             adaround_steps: 500,
             adaround_pixels: 2048,
