@@ -12,9 +12,9 @@ use serde_json::json;
 use tch::{Device, Tensor, no_grad};
 
 use super::{Bounds, Line, Stage, compare};
-use crate::manifest::{self, Row, Split};
+use crate::manifest::{Row, Split};
 use crate::model::{checkpoint, input};
-use crate::quantize::crops::{choose, read};
+use crate::quantize::crops::{choose, read, rows_of};
 use crate::quantize::float::Float;
 use crate::quantize::folder::{Folder, MODEL};
 use crate::{export, quantize};
@@ -38,9 +38,9 @@ pub struct Args {
     /// The network that was quantized: a run's folder or a .safetensors file.
     #[arg(long, value_name = "RUN|CHECKPOINT")]
     network: PathBuf,
-    /// A dataset, whose validation crops are compared.
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    /// Datasets, whose validation crops are compared.
+    #[arg(long, value_name = "DIR", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
     /// A Python with the packages onnxruntime and numpy; without one, ONNX Runtime isn't run.
     #[arg(long, value_name = "FILE")]
     python: Option<PathBuf>,
@@ -85,9 +85,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let onnx = export::onnx(&network);
     folder.write("float.onnx", &onnx)?;
     let int8_onnx = fs::read(folder.file(MODEL)).with_context(|| folder.file(MODEL).display().to_string())?;
-    let all = manifest::read(&args.data)?;
+    let all = rows_of(&args.data)?;
     let rows = choose(&all, Split::Validation, args.crops, args.seed);
-    ensure!(!rows.is_empty(), "{}: expected validation crops, found none", args.data.display());
+    ensure!(!rows.is_empty(), "--data: expected validation crops, found none");
 
     let side = spec.size_px() as usize;
     let shape = [1, 3, side, side];
@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut floats = Vec::new();
     let mut stages: [Vec<[f32; 2]>; 4] = Default::default();
     for row in &rows {
-        let picture = read(&args.data.join(&row.crop), spec.size_px())?;
+        let picture = read(Path::new(&row.crop), spec.size_px())?;
         let tensor = input(&[&picture], spec, Device::Cpu).contiguous();
         let values = quantize::ranges::floats(&tensor);
         stages[0].push(pair(&no_grad(|| network.forward_t(&tensor, false)))?);
@@ -113,7 +113,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     let [torch, float_candor, int8_torch, int8_candor] = stages;
-    let golden = goldens(&args.data, &rows, &int8_candor, args.golden)?;
+    let golden = goldens(&rows, &int8_candor, args.golden)?;
     let stage = |name, like, most, logits| Stage { name, like, most, logits };
     let mut stages = vec![
         stage("libtorch", 0, Some(0.0), torch),
@@ -174,16 +174,11 @@ fn print(lines: &[Line], n_crops: usize) {
 }
 
 /// The first crops with their pixels' SHA-256 and the logits that candor's int8 network gives.
-fn goldens(
-    data: &Path,
-    rows: &[&Row],
-    logits: &[[f32; 2]],
-    n_golden: usize,
-) -> anyhow::Result<serde_json::Value> {
+fn goldens(rows: &[&Row], logits: &[[f32; 2]], n_golden: usize) -> anyhow::Result<serde_json::Value> {
     let mut golden = Vec::new();
     for (row, logits) in rows.iter().zip(logits).take(n_golden) {
-        let path = data.join(&row.crop);
-        let picture = image::open(&path).with_context(|| path.display().to_string())?.to_rgb8();
+        let path = Path::new(&row.crop);
+        let picture = image::open(path).with_context(|| path.display().to_string())?.to_rgb8();
         let digest = Digest::of(picture.as_raw()).to_string();
         let size_px = [picture.width(), picture.height()];
         golden.push(json!({"crop": row.crop, "size_px": size_px, "rgb_sha256": digest, "logits": logits}));

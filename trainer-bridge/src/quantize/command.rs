@@ -9,14 +9,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Tensor};
 
-use super::crops::{batches, choose};
+use super::crops::{batches, choose, rows_of};
 use super::float::{Float, Parameters};
 use super::folder::{Folder, MODEL, Source};
 use super::numbers::WeightRange;
 use super::ranges::{Method, floats};
 use super::recipe::{Crops, Event, Recipe, Stage, State};
 use super::{qat, recipe};
-use crate::manifest::{self, Row, Split};
+use crate::manifest::{Row, Split};
 use crate::model::{Spec, checkpoint};
 
 /// Crops that are run at a time.
@@ -32,9 +32,9 @@ pub struct Args {
     /// A run's folder, whose best weights are taken, or a .safetensors file with model.json beside it.
     #[arg(value_name = "RUN|CHECKPOINT")]
     network: PathBuf,
-    /// A dataset: the folder of manifest.csv.
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    /// Datasets: folders with a manifest.csv.
+    #[arg(long, value_name = "DIR", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
     /// The folder to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -136,19 +136,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let recipe = args.options.recipe()?;
     let (_variables, network) = checkpoint::load(&args.network, Device::Cpu)?;
     let (spec, float) = (network.spec().clone(), Float::new(&network));
-    let rows = manifest::read(&args.data)?;
+    let rows = rows_of(&args.data)?;
     let chosen = |split, n_crops| choose(&rows, split, n_crops, recipe.seed);
     let calibration = chosen(Split::Train, args.calibration_crops);
     let training = if recipe.qat_steps > 0 { chosen(Split::Train, args.training_crops) } else { Vec::new() };
     let checks = chosen(Split::Validation, args.check_crops);
     for (split, chosen) in [("train", &calibration), ("validation", &checks)] {
-        ensure!(
-            !chosen.is_empty(),
-            "{}: expected crops of the split {split}, found none",
-            args.data.display()
-        );
+        ensure!(!chosen.is_empty(), "--data: expected crops of the split {split}, found none");
     }
-    let paths = |rows: &[&Row]| rows.iter().map(|row| args.data.join(&row.crop)).collect::<Vec<_>>();
+    let paths = |rows: &[&Row]| rows.iter().map(|row| PathBuf::from(&row.crop)).collect::<Vec<_>>();
     let classes = training.chunks(BATCH).map(|rows| {
         let classes: Vec<i64> =
             rows.iter().map(|row| i64::try_from(row.label.class()).unwrap_or(0)).collect();

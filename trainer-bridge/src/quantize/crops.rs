@@ -10,8 +10,9 @@ use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Tensor};
 
-use crate::manifest::{Label, Row, Split};
+use crate::manifest::{self, Label, Row, Split};
 use crate::model::{Spec, fitted, input};
+use crate::table::TableError;
 
 /// Why a crop can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,24 @@ use crate::model::{Spec, fitted, input};
 pub struct CropError {
     path: PathBuf,
     cause: image::ImageError,
+}
+
+/// The rows of several datasets, in their order; `crop` is the crop's path, and groups of different datasets are
+/// different ones.
+///
+/// # Errors
+/// [`TableError`] for a manifest that can't be read.
+pub fn rows_of(datasets: &[PathBuf]) -> Result<Vec<Row>, TableError> {
+    let mut all = Vec::new();
+    for (at, dataset) in datasets.iter().enumerate() {
+        let rows = manifest::read(dataset)?;
+        all.extend(rows.into_iter().map(|row| Row {
+            crop: dataset.join(&row.crop).display().to_string(),
+            group: format!("{at}/{}", row.group),
+            ..row
+        }));
+    }
+    Ok(all)
 }
 
 /// Chooses up to `n_crops` rows of `split`: labels in turn, the groups of a label in turn, a group's crops at random.
