@@ -25,6 +25,22 @@ fn lines(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// The built-in bundle's manifest.
+fn default_manifest() -> Value {
+    serde_json::from_str(include_str!("../../models/default/manifest.json")).unwrap()
+}
+
+/// A bundle that says of itself that it has learnt nothing.
+fn untrained() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut manifest = default_manifest();
+    manifest["status"] = "untrained".into();
+    std::fs::write(folder.path().join("manifest.json"), manifest.to_string()).unwrap();
+    let model = include_bytes!("../../models/default/model.onnx");
+    std::fs::write(folder.path().join("model.onnx"), model).unwrap();
+    folder
+}
+
 fn is_clean(output: &Output) -> bool {
     output.status.code() == Some(0)
 }
@@ -53,15 +69,18 @@ fn one_face_gives_one_verdict_and_a_summary() {
     assert_eq!(file["event"], "summary");
     assert_eq!((&file["n_frames"], &file["n_faces"]), (&Value::from(150), &Value::from(1)));
     assert_eq!((&file["verdict"], &file["mean_score"]), (&face["verdict"], &face["mean_score"]));
-    assert_eq!(file["model"]["id"], "lite0-224-untrained");
-    assert_eq!(file["model"]["status"], "untrained");
+    let manifest = default_manifest();
+    for field in ["id", "version", "status"] {
+        assert_eq!(file["model"][field], manifest[field]);
+    }
     assert_eq!(file["damage"]["n_frames_lost"], 0);
 }
 
 #[test]
 fn every_output_says_that_the_model_is_untrained() {
     let path = clip().display().to_string();
-    let output = scan(&[&path]);
+    let bundle = untrained();
+    let output = scan(&["--bundle", bundle.path().to_str().unwrap(), &path]);
     assert!(is_clean(&output), "{output:?}");
     let told = "untrained model: verdicts mean nothing";
     assert!(String::from_utf8_lossy(&output.stdout).contains(told));
@@ -221,8 +240,9 @@ fn a_truncated_file_gives_what_is_there_and_says_what_was_lost() {
 fn an_interrupt_leaves_complete_output() {
     use std::io::{BufRead as _, BufReader};
     use std::os::unix::process::ExitStatusExt as _;
+    let bundle = untrained();
     let mut child = Command::new(env!("CARGO_BIN_EXE_candor"))
-        .args(["scan", "--json", "-"])
+        .args(["scan", "--json", "--bundle", bundle.path().to_str().unwrap(), "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -203,10 +203,11 @@ mod tests {
 
     #[test]
     fn wrong_fields_are_named() {
+        let limit = Manifest::from_json(JSON.as_bytes()).unwrap().thresholds.real_below;
         for (from, to, named) in [
             ("\"format\": 1", "\"format\": 2", "format"),
             ("\"size_px\": 224", "\"size_px\": 1", "input.size_px"),
-            ("\"real_below\": 0.35", "\"real_below\": 0.9", "thresholds.fake_above"),
+            (&format!("\"real_below\": {limit}"), "\"real_below\": 0.9999", "thresholds.fake_above"),
             ("\"file\": \"model.onnx\"", "\"file\": \"../model.onnx\"", "model.file"),
             ("\"format\": 1", "\"format\": 1, \"surprise\": 1", "surprise"),
             ("\"id\": \"", &format!("\"id\": \"{}", "x".repeat(MAX_NAME_BYTES)), "id: expected at most 128"),
