@@ -35,6 +35,7 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
         fs::create_dir(at(name)).unwrap();
     }
     toy::write(&at("data"), 8, SIZE_PX, 1);
+    toy::write(&at("more"), 4, SIZE_PX, 3);
     let spec = Spec { batch_norm_momentum: 1.0, ..Spec::of(Backbone::Lite0, SIZE_PX).unwrap() };
     let variables = VarStore::new(Device::Cpu);
     used_network(&variables, &spec);
@@ -43,7 +44,8 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
 
     let quantize = || {
         let options = ["--adaround-steps", "10", "--qat-steps", "2", "--calibration-crops", "4"];
-        let places = [&at("run"), Path::new("--data"), &at("data"), Path::new("--out"), &at("int8")];
+        let (data, more) = (at("data"), at("more"));
+        let places = [&at("run"), Path::new("--data"), &data, &more, Path::new("--out"), &at("int8")];
         run("quantize", &places, &options)
     };
     assert!(quantize().status.success());
