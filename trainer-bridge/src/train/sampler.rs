@@ -220,8 +220,10 @@ mod tests {
     use super::*;
 
     fn candidates(n_reals: usize, n_fakes: usize, dataset_idx: usize) -> Vec<Candidate> {
-        let labels = std::iter::repeat_n(Label::Real, n_reals).chain(std::iter::repeat_n(Label::Fake, n_fakes));
-        let candidate = |(source_idx, label)| Candidate { label, dataset_idx, source_idx, can_be_pseudo: true };
+        let labels =
+            std::iter::repeat_n(Label::Real, n_reals).chain(std::iter::repeat_n(Label::Fake, n_fakes));
+        let candidate =
+            |(source_idx, label)| Candidate { label, dataset_idx, source_idx, can_be_pseudo: true };
         labels.enumerate().map(candidate).collect()
     }
 
