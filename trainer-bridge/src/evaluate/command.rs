@@ -7,23 +7,25 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
-use candor::bundle::{Calibration, Thresholds};
+use candor::engine::{self, Engine};
 use clap::{Args as ClapArgs, ValueEnum};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use super::baseline;
 use super::bootstrap::N_RESAMPLES;
-use super::calibrate::{Aim, Chosen};
+use super::calibrate::Aim;
+use super::calibration_file;
 use super::comparison::Run;
 use super::evaluation::{Calibrated, Evaluation, Settings, evaluate};
 use super::network::{Batches, Crop, run as run_crops};
 use super::prediction::{self, Prediction};
-use super::report::{self, About, Mistakes};
+use super::report::{self, About, Maps, Mistakes};
+use crate::explain::Subject;
 use crate::manifest::{self, Split};
 use crate::model::{Network, checkpoint, input, weights};
 use crate::train::device;
@@ -70,6 +72,9 @@ pub struct Args {
     /// Narrowest face that is scored, px
     #[arg(long, default_value_t = 50.0, value_parser = face_px)]
     min_face_px: f32,
+    /// Draw heat maps of right and wrong decisions by this network: an ONNX file of `export` or `quantize`, or a bundle's folder
+    #[arg(long, value_name = "FILE|DIR", requires = "data")]
+    explain: Option<PathBuf>,
     /// What the data's terms are, for the report
     #[arg(long, value_name = "TEXT", default_value = "not stated")]
     terms: String,
@@ -121,18 +126,6 @@ impl Part {
     }
 }
 
-/// `calibration.json`: the sections of a bundle's manifest, and what they rest on.
-#[derive(Debug, Serialize, Deserialize)]
-struct CalibrationFile {
-    score: Calibration,
-    thresholds: Thresholds,
-    min_scores: usize,
-    min_face_px: f32,
-    /// What the thresholds rest on; for people.
-    #[serde(default)]
-    chosen_on: serde_json::Value,
-}
-
 /// `metrics.json`.
 #[derive(Serialize)]
 struct MetricsFile<'a> {
@@ -168,7 +161,7 @@ fn n_resamples(text: &str) -> Result<usize, String> {
 /// # Errors
 /// Whatever can't be read, run or written, by name.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let given = args.calibration.as_deref().map(read_calibration).transpose()?;
+    let given = args.calibration.as_deref().map(calibration_file::read).transpose()?;
     let others = args.compare.iter().map(|(name, file)| {
         Ok(Run { name: name.clone(), predictions: in_part(prediction::read(file)?, args.split, file)? })
     });
@@ -189,9 +182,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let settings = Settings { aim, n_resamples: args.resamples, seed: args.seed, given };
     let evaluation = evaluate(&runs, &settings);
     let mistakes = Mistakes::find(&runs[0].predictions, &folders, &aim.as_trained())?;
-    write(args, &runs, &evaluation, &about, &mistakes)?;
+    let maps = maps(args, &runs[0].predictions, &folders, &aim)?;
+    let page = report::page(&evaluation, &about, &mistakes, &maps);
+    write(args, &runs, &evaluation, &about, &page)?;
     print(&evaluation, &args.out);
     Ok(())
+}
+
+/// The heat maps, where a network is named.
+fn maps(
+    args: &Args,
+    predictions: &[Prediction],
+    folders: &BTreeMap<String, PathBuf>,
+    aim: &Aim,
+) -> anyhow::Result<Maps> {
+    let Some(path) = &args.explain else { return Ok(Maps::default()) };
+    let threads = args.threads.and_then(|n| u8::try_from(n.get()).ok()).unwrap_or(0);
+    let engine = Engine::new(&engine::Settings { threads, ..engine::Settings::default() })?;
+    let mut subject = Subject::open(path, &engine)?;
+    Maps::draw(predictions, folders, &aim.as_trained(), &mut subject, args.seed)
 }
 
 /// Datasets by their folders' names, which predictions use.
@@ -218,18 +227,6 @@ fn in_part(predictions: Vec<Prediction>, part: Part, file: &Path) -> anyhow::Res
     let kept: Vec<Prediction> = predictions.into_iter().filter(|p| part.holds(p.split)).collect();
     ensure!(!kept.is_empty(), "{}: expected crops of the {part:?} split, found none", file.display());
     Ok(kept)
-}
-
-fn read_calibration(file: &Path) -> anyhow::Result<(Calibration, Thresholds)> {
-    let json = fs::read(file).with_context(|| format!("{}: reading", file.display()))?;
-    let found: CalibrationFile = serde_json::from_slice(&json).with_context(|| file.display().to_string())?;
-    let (score, limits) = (found.score, found.thresholds);
-    let is_possible = score.temperature.is_finite() && score.temperature > 0.0 && score.bias.is_finite();
-    ensure!(is_possible, "{}: expected a temperature above 0 and a bias, found {score:?}", file.display());
-    let is_ordered =
-        0.0 <= limits.real_below && limits.real_below <= limits.fake_above && limits.fake_above <= 1.0;
-    ensure!(is_ordered, "{}: expected 0 <= real_below <= fake_above <= 1, found {limits:?}", file.display());
-    Ok((score, limits))
 }
 
 fn measured_before(args: &Args, file: &Path) -> anyhow::Result<(Vec<Run>, About)> {
@@ -432,7 +429,7 @@ fn write(
     runs: &[Run],
     evaluation: &Evaluation,
     about: &About,
-    mistakes: &Mistakes,
+    page: &str,
 ) -> anyhow::Result<()> {
     // Predictions that were given, or named with --compare, are there already.
     if args.run.is_some() {
@@ -452,27 +449,10 @@ fn write(
     if let Calibrated::CrossFitted { chosen, .. } = &evaluation.calibration {
         save(
             "calibration.json",
-            &(serde_json::to_string_pretty(&calibration_file(evaluation, chosen)?)? + "\n"),
+            &(serde_json::to_string_pretty(&calibration_file::of(evaluation, chosen))? + "\n"),
         )?;
     }
-    save(report::FILE, &report::page(evaluation, about, mistakes))
-}
-
-fn calibration_file(evaluation: &Evaluation, chosen: &Chosen) -> anyhow::Result<CalibrationFile> {
-    Ok(CalibrationFile {
-        score: chosen.score.clone(),
-        thresholds: chosen.thresholds.clone(),
-        min_scores: evaluation.aim.min_scores,
-        min_face_px: evaluation.aim.min_face_px,
-        chosen_on: serde_json::json!({
-            "false_alarms": evaluation.aim.false_alarms,
-            "n_crops": chosen.n_crops,
-            "share_fake": chosen.share_fake,
-            "n_real_faces": chosen.n_real_faces,
-            "n_fake_faces": chosen.n_fake_faces,
-            "notes": chosen.notes,
-        }),
-    })
+    save(report::FILE, page)
 }
 
 fn print(evaluation: &Evaluation, out: &Path) {

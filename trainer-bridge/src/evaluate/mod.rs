@@ -4,6 +4,7 @@ pub mod baseline;
 pub mod bootstrap;
 pub mod breakdown;
 pub mod calibrate;
+mod calibration_file;
 pub mod command;
 pub mod comparison;
 pub mod evaluation;
