@@ -31,6 +31,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Judge the faces of video files and pictures.
     Scan(Scan),
+    /// Show where a face looks fake.
+    Explain(Explain),
     /// Time networks on this machine.
     Bench(Bench),
     /// Look into a signed bundle.
@@ -76,6 +78,9 @@ pub(crate) struct Scan {
     /// Write the scored crops of each face below this folder, and a strip of them as its thumbnail.
     #[arg(long, value_name = "DIR")]
     pub(crate) faces: Option<PathBuf>,
+    /// With --faces: beside each face's strip also where its look with the median score looks fake.
+    #[arg(long, requires = "faces")]
+    pub(crate) heat_maps: bool,
     /// Read each folder of pictures as one video of this many frames a second (25, 29.97, 30000/1001).
     #[arg(long, value_name = "FPS")]
     pub(crate) sequence: Option<FrameRate>,
@@ -118,6 +123,62 @@ pub(crate) struct Scan {
     /// No progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,
+}
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  candor explain call.mp4 --out maps/         for each face its look with the median score, beside the map
+  candor explain --crop face.png --out maps/  of a picture that is a face crop already
+
+Writes NAME/face-ID-heat.png and .json (--crop: NAME/heat.png and .json) below --out, and prints a line for each.
+Orange speaks for fake, blue for real; the scale is in log odds. A map says what moved this network's score, not
+what was changed in a picture: it is coarse, and where a face is taken for real it has nothing to point at.
+
+Exit codes as those of candor scan.";
+
+/// Arguments of `candor explain`.
+#[derive(Debug, Args)]
+#[command(after_help = EXPLAIN_EXAMPLES)]
+pub(crate) struct Explain {
+    /// Videos and pictures.
+    #[arg(required = true)]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Where pictures and JSON go; made if it is missing.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: PathBuf,
+    /// The inputs are pictures of face crops, brought to the network's input size as they are.
+    #[arg(long)]
+    pub(crate) crop: bool,
+    /// Another classifier than the slots' or the built-in one: a signed bundle, or an unsigned folder of one.
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Where models are kept and whom they may come from.
+    #[command(flatten)]
+    pub(crate) device: Device,
+    /// Threads that networks run on; 0 for as many as there are cores [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u8>,
+    /// Kernels that networks run with, which change the speed and nothing else [default: auto].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kernels: Option<KernelSet>,
+}
+
+impl Explain {
+    /// The configuration file's settings, or the defaults, with the options put over them.
+    ///
+    /// # Errors
+    /// As [`Scan::settings`].
+    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
+        let mut config = self.device.settings()?;
+        if let Some(n) = self.threads {
+            config.engine.threads = n;
+        }
+        if let Some(set) = self.kernels {
+            config.engine.kernels = set;
+        }
+        config.check()?;
+        Ok(config)
+    }
 }
 
 /// What a command must know of the device.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod explain;
 mod models;
 mod scan;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         .init();
     match cli.command {
         cli::Command::Scan(args) => scan::run(&args),
+        cli::Command::Explain(args) => explain::run(&args),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Bundle(command) => models::run_bundle(&command),
         cli::Command::Slot(args) => models::run_slot(&args),

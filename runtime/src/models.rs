@@ -361,6 +361,25 @@ pub(crate) fn bundle_to_run(
     }
 }
 
+/// As [`bundle_to_run`] without a trial: what is confirmed, so that nothing is written down.
+///
+/// # Errors
+/// As [`bundle_to_run`].
+pub(crate) fn bundle_to_look_at(
+    named: Option<&Path>,
+    settings: &Settings,
+    engine: &Engine,
+) -> Result<Chosen, String> {
+    let (None, Some(folder)) = (named, &settings.folder) else {
+        return bundle_to_run(named, settings, engine);
+    };
+    let roots = settings.roots().map_err(|error| error.to_string())?;
+    let store = readable(folder).map_err(|error| error.to_string())?;
+    let started = slot::start_without_trial(&store, &roots, "looking into a model is no trial")
+        .map_err(|error| error.to_string())?;
+    Ok(Chosen { bundle: started.bundle, trial: None, notes: started.notes })
+}
+
 fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) -> Result<Chosen, SlotError> {
     let why = match alone(path) {
         Ok(Ok((folder, lock))) => {

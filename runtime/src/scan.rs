@@ -10,13 +10,14 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use candor::bundle::{Bundle, Manifest, Status};
+use candor::classify::Explainer;
 use candor::config::Config;
 use candor::engine::{Engine, EngineError};
 use candor::frame::Frame;
 use candor::memory;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting, Summary};
 use candor::report::live::LiveAnnotation;
-use candor::report::{faces, json, table};
+use candor::report::{faces, heat, json, table};
 use candor::source::{self, FrameSource, SourceError};
 use candor::stopwatch::{Stage, Stopwatch};
 use candor::verdict::Verdict;
@@ -85,23 +86,11 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     {
         return usage(format!("--annotate: {} is the input itself", out.display()));
     }
-    let (scanner, trial) = match scanner(args, &config, &engine) {
+    let (scanner, explainer, trial) = match scanner(args, &config, &engine) {
         Ok(loaded) => loaded,
         Err(message) => return usage(message),
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    // The first signal ends the scan in good order, the second one at once.
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let registered = signal_hook::flag::register_conditional_shutdown(
-            signal,
-            exit::INTERRUPTED.into(),
-            Arc::clone(&stop),
-        )
-        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
-        if let Err(error) = registered {
-            log::warn!("signal {signal}: {error}");
-        }
-    }
+    let stop = stop_flag();
     if scanner.manifest().status == Status::Untrained {
         eprintln!("candor: {}", table::UNTRAINED);
     }
@@ -120,22 +109,22 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         job.failed(path, message);
     }
     let next = AtomicUsize::new(0);
-    let work = |mut scanner: Scanner| {
+    let work = |mut scanner: Scanner, mut explainer: Option<Explainer>| {
         while let Some(input) = inputs.get(next.fetch_add(1, Ordering::Relaxed)) {
             if job.stop.load(Ordering::Relaxed) {
                 break;
             }
-            job.scan(input, &mut scanner);
+            job.scan(input, &mut scanner, explainer.as_mut());
         }
     };
     std::thread::scope(|scope| {
         for _ in 1..usize::from(args.jobs).min(inputs.len()) {
-            let scanner = scanner.clone();
-            scope.spawn(|| work(scanner));
+            let (scanner, explainer) = (scanner.clone(), explainer.clone());
+            scope.spawn(|| work(scanner, explainer));
         }
         // This thread works as well: it gets the memory that loading the networks has freed, which allocators
         // keep for the thread that freed it.
-        work(scanner);
+        work(scanner, explainer);
     });
     if let Some(trial) = trial {
         let failure = job.failure.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -155,28 +144,52 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     ExitCode::from(job.worst.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The networks that the run uses, and the trial where the classifier is in one. A model of the slots whose network
+/// Set by the first Ctrl-C or SIGTERM, which ends a run in good order; the second one ends it at once.
+pub(crate) fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let registered = signal_hook::flag::register_conditional_shutdown(
+            signal,
+            exit::INTERRUPTED.into(),
+            Arc::clone(&stop),
+        )
+        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
+        if let Err(error) = registered {
+            log::warn!("signal {signal}: {error}");
+        }
+    }
+    stop
+}
+
+/// What a run loads: the networks, the classifier once more where maps are asked for, and the trial where it is in one.
+type Loaded = (Scanner, Option<Explainer>, Option<Trial>);
+
+/// The networks that the run uses. A model of the slots whose network
 /// can't be loaded gives way to the built-in one.
 ///
 /// # Errors
 /// What to say.
-fn scanner(args: &Scan, config: &Config, engine: &Engine) -> Result<(Scanner, Option<Trial>), String> {
+fn scanner(args: &Scan, config: &Config, engine: &Engine) -> Result<Loaded, String> {
     let Chosen { bundle, trial, notes } =
         models::bundle_to_run(args.bundle.as_deref(), &config.slots, engine)?;
     for note in notes {
         eprintln!("candor: {note}");
     }
-    let load = |bundle: &Bundle| Scanner::new(engine, config.detect, config.scan, bundle);
+    let load = |bundle: &Bundle| {
+        let scanner = Scanner::new(engine, config.detect, config.scan, bundle)?;
+        let explainer = || Explainer::of(engine, bundle);
+        Ok((scanner, args.heat_maps.then(explainer).transpose()?))
+    };
     match load(&bundle) {
-        Ok(scanner) => Ok((scanner, trial)),
+        Ok((scanner, explainer)) => Ok((scanner, explainer, trial)),
         Err(error) if args.bundle.is_none() && is_of(&error, bundle.manifest()) => {
             let built_in = Bundle::embedded().map_err(|error| error.to_string())?;
-            let scanner = load(&built_in).map_err(|error| error.to_string())?;
+            let (scanner, explainer) = load(&built_in).map_err(|error| error.to_string())?;
             eprintln!("candor: {error}; the built-in model runs");
             if let Some(trial) = trial {
                 trial.end(&Outcome::Failed(error.to_string()));
             }
-            Ok((scanner, None))
+            Ok((scanner, explainer, None))
         }
         Err(error) => Err(error.to_string()),
     }
@@ -214,18 +227,24 @@ impl Job<'_> {
         }
     }
 
-    fn scan(&self, input: &Input, scanner: &mut Scanner) {
+    fn scan(&self, input: &Input, scanner: &mut Scanner, explainer: Option<&mut Explainer>) {
         let path = match input {
             Input::File(path) | Input::Sequence(path) => path,
         };
         let file = path.display().to_string();
         match open(input, self.args) {
-            Ok(mut source) => self.scan_source(&file, source.as_mut(), scanner),
+            Ok(mut source) => self.scan_source(&file, source.as_mut(), scanner, explainer),
             Err(error) => self.failed(&file, &error.to_string()),
         }
     }
 
-    fn scan_source(&self, file: &str, source: &mut dyn FrameSource, scanner: &mut Scanner) {
+    fn scan_source(
+        &self,
+        file: &str,
+        source: &mut dyn FrameSource,
+        scanner: &mut Scanner,
+        explainer: Option<&mut Explainer>,
+    ) {
         let manifest = scanner.manifest().clone();
         let is_untrained = manifest.status == Status::Untrained;
         let annotation = self.args.annotate.as_deref().map(|out| {
@@ -233,7 +252,7 @@ impl Job<'_> {
             LiveAnnotation::new(out, banner, manifest.rules(), source.info().is_still)
         });
         let progress = self.progress(file, source);
-        let mut watcher = Watcher { job: self, file, annotation, rows: Vec::new(), progress };
+        let mut watcher = Watcher { job: self, file, annotation, explainer, rows: Vec::new(), progress };
         let scanned = scanner.scan(source, &mut watcher, self.stop);
         watcher.progress.finish_and_clear();
         if let Some(annotation) = watcher.annotation
@@ -303,6 +322,7 @@ struct Watcher<'a> {
     job: &'a Job<'a>,
     file: &'a str,
     annotation: Option<LiveAnnotation>,
+    explainer: Option<&'a mut Explainer>,
     rows: Vec<table::Row>,
     progress: ProgressBar,
 }
@@ -335,6 +355,13 @@ impl Observer for Watcher<'_> {
                 .map_err(failed(&format!("--faces {}", folder.display())))?,
             None => None,
         };
+        if let (Some(explainer), Some(folder)) = (&mut self.explainer, &self.job.args.faces)
+            && let Some(sample) = heat::typical(&face.samples)
+        {
+            let map = explainer.heat_map(&sample.crop)?;
+            heat::write(folder, self.file, face, sample, &map)
+                .map_err(failed(&format!("--faces {}", folder.display())))?;
+        }
         if self.job.args.json {
             let line = format!("{}\n", json::verdict(self.file, face));
             return self.job.print(&line).map_err(failed("standard output"));

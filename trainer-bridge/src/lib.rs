@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod environment;
 pub mod evaluate;
+pub mod explain;
 pub mod export;
 pub mod files;
 pub mod ingest;
@@ -12,6 +13,7 @@ pub mod model;
 pub mod pack;
 pub mod parity;
 pub mod plot;
+pub mod probe;
 pub mod quantize;
 pub mod review;
 pub mod table;

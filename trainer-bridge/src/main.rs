@@ -7,7 +7,7 @@ use trainer_bridge::evaluate::command as evaluate;
 use trainer_bridge::pack::{assemble, command as pack};
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
-use trainer_bridge::{augment, environment, export, ingest, model, parity, quantize, review};
+use trainer_bridge::{augment, environment, explain, export, ingest, model, parity, probe, quantize, review};
 
 /// Trains, measures, exports and packs the classifiers that candor runs.
 #[derive(Debug, Parser)]
@@ -24,11 +24,13 @@ enum Command {
     Weights(model::command::Args),
     Preview(augment::command::Args),
     AugmentBench(augment::command::BenchArgs),
+    Probe(probe::command::Args),
     Train(Box<train::TrainArgs>),
     LrFind(train::LrFindArgs),
     TrainSpeed(train::SpeedArgs),
     Evaluate(Box<evaluate::Args>),
     Export(export::command::Args),
+    ExplainCheck(explain::command::Args),
     Quantize(quantize::command::Args),
     QuantizeCheck(quantize::agreement::Args),
     Parity(parity::command::Args),
@@ -49,10 +51,12 @@ fn main() -> ExitCode {
         Command::Weights(args) => model::command::run(&args),
         Command::Preview(args) => augment::command::run(&args),
         Command::AugmentBench(args) => augment::command::run_bench(&args),
+        Command::Probe(args) => probe::command::run(&args),
         Command::Train(args) => train::train(&args),
         Command::LrFind(args) => train::find(&args),
         Command::TrainSpeed(args) => train::measure(&args),
         Command::Evaluate(args) => evaluate::run(&args),
+        Command::ExplainCheck(args) => explain::command::run(&args),
         Command::Export(args) => export::command::run(&args),
         Command::Quantize(args) => quantize::command::run(&args),
         Command::QuantizeCheck(args) => quantize::agreement::run(&args),

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 use tch::Tensor;
 use trainer_bridge::evaluate::calibrate::{Aim, Chosen, choose, fit, lower_limit, n_needed, upper_limit};
@@ -14,9 +16,11 @@ use trainer_bridge::evaluate::evaluation::{Calibrated, Evaluation, Settings, eva
 use trainer_bridge::evaluate::facts;
 use trainer_bridge::evaluate::level::{Groups, Level, Levels};
 use trainer_bridge::evaluate::linear::{Loss, solve};
+use trainer_bridge::evaluate::metrics::Scored;
 use trainer_bridge::evaluate::prediction::{self, Prediction};
 use trainer_bridge::evaluate::roc::Ranking;
 use trainer_bridge::manifest::Label;
+use trainer_bridge::probe::{Family, FoldRanking, Item, cross_fitted, folds, probe};
 
 fn golden(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
@@ -252,6 +256,65 @@ fn linear_classifiers_are_liblinears() {
         };
         assert!(decided(&x).allclose(&decided(&wide), 1e-6, 1e-6, false), "{loss:?}");
     }
+}
+
+#[test]
+fn probes_are_scikit_learns_cross_fit() {
+    let golden = &expected()["cross_fitted"];
+    let numbers = |value: &Value| -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    };
+    let items: Vec<Item> = golden["x"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(numbers(&golden["y"]))
+        .map(|(x, y)| Item {
+            is_fake: y > 0.5,
+            group: String::new(),
+            facts: serde_json::from_value(x.clone()).unwrap(),
+        })
+        .collect();
+    let fold_of: Vec<usize> = serde_json::from_value(golden["fold"].clone()).unwrap();
+    let decisions = cross_fitted(&items, &fold_of, 0..3).unwrap();
+    assert_close(&Value::from(decisions.clone()), &golden["decisions"], 1e-4, "decisions");
+    let scored: Vec<Scored> = items
+        .iter()
+        .zip(decisions)
+        .map(|(item, rank)| Scored { score: 0.5, rank, loss: 0.0, is_fake: item.is_fake, group: 0 })
+        .collect();
+    let auc = FoldRanking::new(&scored, &fold_of).auc(&vec![1.0; scored.len()]).value().unwrap();
+    assert!((auc - golden["auc"].as_f64().unwrap()).abs() < 1e-9, "{auc}");
+}
+
+/// Made of noise, labels are told by chance; a fact that is the label tells it, and groups are never parted.
+#[test]
+fn probes_find_what_is_there_and_nothing_else() {
+    let seed = 4;
+    println!("seed {seed}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let item = |idx: usize| {
+        let is_fake = idx % 2 == 1;
+        let noise: f32 = rng.random_range(-1.0..1.0);
+        Item {
+            is_fake,
+            group: format!("{}", idx / 4),
+            facts: vec![noise, f32::from(u8::from(is_fake)) + 3.0],
+        }
+    };
+    let items: Vec<Item> = (0..400).map(item).collect();
+    let fold_of = folds(&items, seed);
+    for pair in items.iter().zip(&fold_of).collect::<Vec<_>>().windows(2) {
+        assert!(pair[0].0.group != pair[1].0.group || pair[0].1 == pair[1].1);
+    }
+    let families = [Family { name: "noise", n_facts: 1 }, Family { name: "label", n_facts: 1 }];
+    let guesses = probe(&items, &families, 200, seed).unwrap();
+    let auc = |idx: usize| guesses[idx].auc.value.value().unwrap();
+    assert_eq!(guesses.iter().map(|guess| guess.family).collect::<Vec<_>>(), ["noise", "label", "all"]);
+    assert!((auc(0) - 0.5).abs() < 0.1, "{guesses:?}");
+    let (low, high) = guesses[0].auc.interval.unwrap();
+    assert!(low < 0.5 && high > auc(0), "{guesses:?}");
+    assert_eq!((auc(1), auc(2)), (1.0, 1.0));
 }
 
 #[test]

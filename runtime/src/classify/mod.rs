@@ -1,9 +1,13 @@
-//! One crop -> its score.
+//! One crop -> its score, and where it comes from.
+
+mod heat;
 
 use image::RgbImage;
 
 use crate::bundle::{Calibration, Manifest};
 use crate::engine::{Engine, EngineError, Model, Normalisation, Picture};
+
+pub use self::heat::{Explainer, HeatMap};
 
 /// The bundle's network with what belongs to it; clones share the weights.
 #[derive(Clone)]
@@ -38,14 +42,8 @@ impl Classifier {
     /// # Errors
     /// [`EngineError`] when a crop has another size or the network fails.
     pub fn logits(&mut self, crops: &[&RgbImage]) -> Result<Vec<[f32; 2]>, EngineError> {
-        let side = self.size_px;
-        if let Some(other) = crops.iter().find(|crop| crop.dimensions() != (side, side)) {
-            return Err(EngineError::Shape {
-                network: self.model.name().to_owned(),
-                tensor: "crop".into(),
-                expected: vec![side as usize, side as usize],
-                found: vec![other.height() as usize, other.width() as usize],
-            });
+        for crop in crops {
+            checked_size(crop, self.size_px, self.model.name())?;
         }
         let pixels: Vec<Picture> = crops.iter().map(|crop| Picture::Pixels(crop.as_raw())).collect();
         let mut found = Vec::with_capacity(crops.len());
@@ -60,6 +58,19 @@ impl Classifier {
     pub fn scores(&mut self, crops: &[&RgbImage]) -> Result<Vec<f32>, EngineError> {
         Ok(self.logits(crops)?.into_iter().map(|logits| calibrated(logits, &self.score)).collect())
     }
+}
+
+/// Refuses a crop that isn't `side` x `side`.
+fn checked_size(crop: &RgbImage, side: u32, network: &str) -> Result<(), EngineError> {
+    if crop.dimensions() == (side, side) {
+        return Ok(());
+    }
+    Err(EngineError::Shape {
+        network: network.to_owned(),
+        tensor: "crop".into(),
+        expected: vec![side as usize, side as usize],
+        found: vec![crop.height() as usize, crop.width() as usize],
+    })
 }
 
 /// The score of one crop's logits, 0..=1; NaN where a logit is none: sigmoid((fake - real) / temperature + bias),

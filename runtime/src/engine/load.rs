@@ -38,14 +38,22 @@ pub(super) fn load(
     onnx: impl Buf,
     input_shape: Option<&[usize]>,
 ) -> Result<Model, EngineError> {
-    let failed = |step: &'static str| {
-        move |cause: TractError| EngineError::Load {
-            network: name.to_owned(),
-            step,
-            cause: format!("{cause:#}"),
-        }
-    };
-    let mut proto = decode(onnx).map_err(failed("parse"))?;
+    let proto = decode(onnx).map_err(failed(name, "parse"))?;
+    load_proto(engine, name, proto, input_shape)
+}
+
+fn failed(name: &str, step: &'static str) -> impl FnOnce(TractError) -> EngineError {
+    move |cause| EngineError::Load { network: name.to_owned(), step, cause: format!("{cause:#}") }
+}
+
+/// As [`load`], of a file that [`decode`] has let through.
+pub(super) fn load_proto(
+    engine: &Engine,
+    name: &str,
+    mut proto: pb::ModelProto,
+    input_shape: Option<&[usize]>,
+) -> Result<Model, EngineError> {
+    let failed = |step| failed(name, step);
     let (input, constants) = input_of(&mut proto).map_err(failed("parse"))?;
     let input_shape = match input_shape {
         Some(shape) => shape.to_vec(),
@@ -74,7 +82,8 @@ fn contained<T>(run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
     outcome.unwrap_or_else(|_| Err(format_err!("a graph that the loader failed on")))
 }
 
-fn decode(onnx: impl Buf) -> TractResult<pb::ModelProto> {
+/// A file's graph, refused where it keeps to no rules.
+pub(super) fn decode(onnx: impl Buf) -> TractResult<pb::ModelProto> {
     let refused = |why: String| format_err!("{why}");
     check::file(onnx.remaining()).map_err(refused)?;
     let proto = pb::ModelProto::decode(onnx)?;

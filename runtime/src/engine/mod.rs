@@ -17,6 +17,7 @@ mod pieces;
 mod program;
 mod region;
 mod run;
+mod split;
 mod steps;
 mod team;
 
@@ -29,6 +30,7 @@ use self::kernels::Kernels;
 pub use self::model::{Model, Normalisation, Op, Picture, Traced};
 pub use self::numbers::sigmoid;
 pub use self::pieces::Pieces;
+pub use self::split::{Head, Slope};
 use self::team::Team;
 
 /// Why a network could not be loaded or run.

@@ -34,7 +34,7 @@ pub fn write(folder: &Path, file: &str, face: &Face) -> io::Result<Option<PathBu
 
 /// One path component that tells the files of a call apart: the whole path with its separators
 /// replaced.
-fn folder_name(file: &str) -> String {
+pub(super) fn folder_name(file: &str) -> String {
     if file == "-" {
         return "stdin".to_owned();
     }

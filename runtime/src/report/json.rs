@@ -66,7 +66,7 @@ fn seconds(ns: i64) -> f64 {
 }
 
 /// `value` to `n_places` decimal places; `None` when it is no number, which JSON can't hold.
-fn rounded(value: f32, n_places: i32) -> Option<f64> {
+pub(super) fn rounded(value: f32, n_places: i32) -> Option<f64> {
     let unit = 10f64.powi(n_places);
     value.is_finite().then(|| (f64::from(value) * unit).round() / unit)
 }

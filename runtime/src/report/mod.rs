@@ -5,6 +5,7 @@ mod avc;
 pub mod draw;
 
 pub mod faces;
+pub mod heat;
 pub mod json;
 pub mod live;
 mod movie;

@@ -9,13 +9,12 @@ use super::metrics::Scored;
 use super::network::Crop;
 use super::prediction::Prediction;
 use super::roc::Ranking;
+use crate::probe;
 
 /// The C that the support vector machine chooses from.
 const CS: [f64; 6] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 /// Folds by which it chooses.
 const N_FOLDS: usize = 3;
-/// The probes' C: they have few features, and need no restraint.
-const PROBE_C: f64 = 1.0;
 
 /// What probes guess the label from.
 type FactOf = fn(&Prediction) -> f32;
@@ -41,13 +40,12 @@ pub fn probes(
     probes.push(("probe: all four".to_owned(), FACTS.iter().map(|(_, fact)| *fact).collect()));
     let is_fake: Vec<bool> = train.iter().map(Prediction::is_fake).collect();
     let fit = |(name, facts): (String, Vec<FactOf>)| {
-        let rows = |predictions: &[Prediction]| {
-            let numbers: Vec<f32> =
-                predictions.iter().flat_map(|prediction| facts.iter().map(|fact| fact(prediction))).collect();
-            Tensor::f_from_slice(&numbers)?.f_view([-1, i64::try_from(facts.len()).unwrap_or(i64::MAX)])
+        let rows = |predictions: &[Prediction]| -> Vec<Vec<f32>> {
+            predictions.iter().map(|prediction| facts.iter().map(|fact| fact(prediction)).collect()).collect()
         };
-        let probe = Linear::fit(&rows(train)?, &is_fake, Loss::Logistic, PROBE_C)?;
-        Ok((name, decided(measured, &probe.decide(&rows(measured)?)?)))
+        let (of_train, of_measured) = (rows(train), rows(measured));
+        let decisions = probe::guess(&of_train, &is_fake, &of_measured)?;
+        Ok((name, decided(measured, &decisions)))
     };
     probes.into_iter().map(fit).collect()
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
+use candor::engine::{self, Engine};
 use clap::{Args as ClapArgs, ValueEnum};
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +23,8 @@ use super::comparison::Run;
 use super::evaluation::{Calibrated, Evaluation, Settings, evaluate};
 use super::network::{Batches, Classifier, Crop, run as run_crops};
 use super::prediction::{self, Prediction};
-use super::report::{self, About, Mistakes};
+use super::report::{self, About, Maps, Mistakes};
+use crate::explain::Subject;
 use crate::files;
 use crate::manifest::{self, Split};
 use crate::model::{Network, Spec, input, weights};
@@ -72,6 +74,9 @@ pub struct Args {
     /// Narrowest face that is scored, px
     #[arg(long, default_value_t = 50.0, value_parser = face_px)]
     min_face_px: f32,
+    /// Draw heat maps of right and wrong decisions by this network: an ONNX file of `export` or `quantize`, or a bundle's folder
+    #[arg(long, value_name = "FILE|DIR", requires = "data")]
+    explain: Option<PathBuf>,
     /// What the data's terms are, for the report
     #[arg(long, value_name = "TEXT", default_value = "not stated")]
     terms: String,
@@ -183,9 +188,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let settings = Settings { aim, n_resamples: args.resamples, seed: args.seed, given };
     let evaluation = evaluate(&runs, &settings);
     let mistakes = Mistakes::find(&runs[0].predictions, &folders, &aim.as_trained())?;
-    write(args, &runs, &evaluation, &about, &mistakes)?;
+    let maps = maps(args, &runs[0].predictions, &folders, &aim)?;
+    let page = report::page(&evaluation, &about, &mistakes, &maps);
+    write(args, &runs, &evaluation, &about, &page)?;
     print(&evaluation, &args.out);
     Ok(())
+}
+
+/// The heat maps, where a network is named.
+fn maps(
+    args: &Args,
+    predictions: &[Prediction],
+    folders: &BTreeMap<String, PathBuf>,
+    aim: &Aim,
+) -> anyhow::Result<Maps> {
+    let Some(path) = &args.explain else { return Ok(Maps::default()) };
+    let threads = args.threads.and_then(|n| u8::try_from(n.get()).ok()).unwrap_or(0);
+    let engine = Engine::new(&engine::Settings { threads, ..engine::Settings::default() })?;
+    let mut subject = Subject::open(path, &engine)?;
+    Maps::draw(predictions, folders, &aim.as_trained(), &mut subject, args.seed)
 }
 
 /// Datasets by their folders' names, which predictions use.
@@ -400,7 +421,7 @@ fn write(
     runs: &[Run],
     evaluation: &Evaluation,
     about: &About,
-    mistakes: &Mistakes,
+    page: &str,
 ) -> anyhow::Result<()> {
     // Predictions that were given, or named with --compare, are there already.
     if args.run.is_some() {
@@ -427,7 +448,7 @@ fn write(
             fs::remove_file(&path).with_context(|| format!("{}: removing", path.display()))?;
         }
     }
-    Ok(save(report::FILE, &report::page(evaluation, about, mistakes))?)
+    Ok(save(report::FILE, page)?)
 }
 
 fn print(evaluation: &Evaluation, out: &Path) {

@@ -33,7 +33,8 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    fn load(&self) -> anyhow::Result<Config> {
+    /// The recipe with the options put over it.
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
         let mut config = Config::load(self.config.as_deref(), &self.set)?;
         if !self.data.is_empty() {
             let data = |folder: &PathBuf| Data { folder: folder.clone(), weight: 1.0, pseudo: true };

@@ -193,6 +193,18 @@ impl Dataset {
         &self.manifests_sha256
     }
 
+    /// The groups of a pair's real and fake, each with its dataset's index.
+    pub fn groups_of(&self, pair: Pair) -> [(usize, &str); 2] {
+        let fake = match pair.fake {
+            Fake::Crop(idx) => idx,
+            Fake::SelfBlended | Fake::Swapped => pair.real,
+        };
+        [pair.real, fake].map(|idx| {
+            let (dataset_idx, group) = &self.crops[self.training[idx]].group;
+            (*dataset_idx, group.as_str())
+        })
+    }
+
     /// Pictures of a validation.
     pub fn n_validation(&self) -> usize {
         self.validation.len()

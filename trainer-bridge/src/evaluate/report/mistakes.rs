@@ -68,7 +68,7 @@ impl Mistakes {
                 prediction: p.clone(),
                 score: item.score,
                 loss: item.loss,
-                url: crop.map(|crop| data_url(&crop)).transpose()?,
+                url: crop.map(|crop| data_url(&crop, SIDE_PX)).transpose()?,
             });
         }
         Ok(mistakes)
@@ -119,10 +119,11 @@ impl Mistake {
     }
 }
 
-fn data_url(crop: &RgbImage) -> Result<String, ImageError> {
+/// `crop` as a JPEG in a data URL, no longer than `most_px` on a side.
+pub(super) fn data_url(crop: &RgbImage, most_px: u32) -> Result<String, ImageError> {
     let longest = crop.width().max(crop.height());
-    let small = (longest > SIDE_PX).then(|| {
-        let side = |side: u32| (side * SIDE_PX / longest).max(1);
+    let small = (longest > most_px).then(|| {
+        let side = |side: u32| (side * most_px / longest).max(1);
         imageops::resize(crop, side(crop.width()), side(crop.height()), FilterType::Triangle)
     });
     let mut jpeg = Cursor::new(Vec::new());

@@ -1,5 +1,6 @@
 //! The report: one HTML page that needs nothing beside itself.
 
+mod maps;
 mod mistakes;
 mod plots;
 mod tables;
@@ -12,6 +13,7 @@ use super::level::CLIP;
 use super::metrics::{LOSS_BIN, N_CALIBRATION_BINS};
 use crate::plot::escape;
 
+pub use maps::Maps;
 pub use mistakes::{Mistake, Mistakes};
 
 /// The page's name in a report's folder.
@@ -22,7 +24,7 @@ pub const WEIGHTS: &str = "Weights, SHA-256";
 const STYLE: &str = include_str!("style.css");
 
 /// The page's sections, in order: the id and the heading.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("summary", "Summary"),
     ("calibration", "Calibration and thresholds"),
     ("ranking", "Ranking"),
@@ -31,6 +33,7 @@ pub const SECTIONS: [(&str, &str); 9] = [
     ("parts", "By set, method, compression, size and sharpness"),
     ("runs", "Runs and baselines"),
     ("mistakes", "Worst mistakes"),
+    ("maps", "Heat maps"),
     ("definitions", "Definitions"),
 ];
 
@@ -38,7 +41,7 @@ pub const SECTIONS: [(&str, &str); 9] = [
 pub type About = Vec<(String, String)>;
 
 /// The whole page.
-pub fn page(evaluation: &Evaluation, about: &About, mistakes: &Mistakes) -> String {
+pub fn page(evaluation: &Evaluation, about: &About, mistakes: &Mistakes, maps: &Maps) -> String {
     let name = escape(&evaluation.name);
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
@@ -74,6 +77,7 @@ pub fn page(evaluation: &Evaluation, about: &About, mistakes: &Mistakes) -> Stri
             "parts" => parts(evaluation),
             "runs" => runs(evaluation),
             "mistakes" => mistakes.html(),
+            "maps" => maps.html(),
             _ => definitions(evaluation),
         };
         html += "</section>\n";
