@@ -83,7 +83,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let crops = crops(folder, args.crops, args.seed)?;
         let n_every = (crops.len() * args.data.len() / N_SHOWN).max(1);
         for (idx, crop) in crops.iter().enumerate() {
-            let rng = |kind: u64| -> ChaCha8Rng { stream(args.seed, kind, (dataset_idx << 20 | idx) as u64) };
+            let rng =
+                |kind: u64| -> ChaCha8Rng { stream(args.seed, kind, ((dataset_idx << 20) | idx) as u64) };
             let mut fakes = vec![("self-blended", self_blended(crop.face(), &mut rng(0)))];
             if let Some(donor) = donor(&crops, crop) {
                 fakes.push(("swapped", swapped(crop.face(), donor.face(), &mut rng(1))));
@@ -94,9 +95,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 tries.push(Try::new(kind, group, score, &map, &mask));
                 if args.sheet.is_some() && idx % n_every == 0 {
                     let whole = fitted(&fake, SHOWN_PX, &mut Resampler::default());
-                    let masked = RgbImage::from_fn(mask.width as u32, mask.height as u32, |x, y| {
-                        image::Rgb([byte(mask.values[y as usize * mask.width + x as usize]); 3])
-                    });
+                    let mut masked = RgbImage::new(fake.width(), fake.height());
+                    for (pixel, part) in masked.pixels_mut().zip(&mask.values) {
+                        pixel.0 = [byte(*part); 3];
+                    }
                     let caption = format!("{kind}, score {score:.3}; log odds");
                     let panel = heat::panel(&whole, &map, &caption);
                     shown.push((fitted(&masked, SHOWN_PX, &mut Resampler::default()), panel));
