@@ -39,6 +39,9 @@ impl Dense {
 /// The dense layers from the means of a network's last map of features to its logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
+    /// The range that the means are cut to.
+    low: f32,
+    high: f32,
     layers: Vec<Dense>,
 }
 
@@ -62,17 +65,22 @@ impl Head {
         self.layers.last().map_or(0, |layer| layer.bias.len())
     }
 
-    /// Logit `plus` less logit `minus`, exact near `means` where no layer's value crosses an end of its range:
+    /// Logit `plus` less logit `minus`, exact near `means` where neither they nor a layer's value cross an end of a range:
     /// dense layers between ReLUs are linear in pieces. In f64, each sum in one order, so that every processor
     /// gives the same. `means` has [`Head::n_channels`] values; `plus` and `minus` are below [`Head::n_logits`].
     pub fn difference(&self, means: &[f64], plus: usize, minus: usize) -> Slope {
+        let cut = |values: &mut [f64], low: f32, high: f32| -> Vec<bool> {
+            let (low, high) = (f64::from(low), f64::from(high));
+            let is_free = values.iter().map(|&v| low < v && v < high).collect();
+            values.iter_mut().for_each(|v| *v = v.clamp(low, high));
+            is_free
+        };
         let mut values = means.to_vec();
+        let is_mean_free = cut(&mut values, self.low, self.high);
         let mut is_free: Vec<Vec<bool>> = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
-            let (low, high) = (f64::from(layer.low), f64::from(layer.high));
             values = layer.apply(&values);
-            is_free.push(values.iter().map(|&v| low < v && v < high).collect());
-            values.iter_mut().for_each(|v| *v = v.clamp(low, high));
+            is_free.push(cut(&mut values, layer.low, layer.high));
         }
         let mut weights = vec![0.0; self.n_logits()];
         weights[plus] += 1.0;
@@ -85,6 +93,7 @@ impl Head {
             }
             weights = before;
         }
+        weights.iter_mut().zip(is_mean_free).filter(|(_, is_free)| !is_free).for_each(|(w, _)| *w = 0.0);
         let linear = weights.iter().zip(means).fold(0.0, |sum, (w, x)| sum + w * x);
         Slope { constant: values[plus] - values[minus] - linear, weights }
     }
@@ -135,6 +144,9 @@ fn head_of(graph: &pb::GraphProto) -> Result<(Head, String), String> {
     let (mut low, mut high) = (f32::NEG_INFINITY, f32::INFINITY);
     // A chain is no longer than the graph.
     for _ in 0..graph.node.len() {
+        if low > high {
+            return Err(format!("{value}: expected a range, found {low} to {high}"));
+        }
         let node = maker(value).ok_or_else(|| format!("{value}: nothing makes it"))?;
         let failed = |why: String| format!("node {} ({}): {why}", node.label(), node.op_type);
         let missing = || failed("expected more inputs".to_owned());
@@ -145,7 +157,7 @@ fn head_of(graph: &pb::GraphProto) -> Result<(Head, String), String> {
                 if !is_chain {
                     return Err("dense layers of sizes that don't follow one another".to_owned());
                 }
-                return Ok((Head { layers }, node.input(0).ok_or_else(missing)?.to_owned()));
+                return Ok((Head { low, high, layers }, node.input(0).ok_or_else(missing)?.to_owned()));
             }
             "Gemm" => {
                 layers.push(Dense { low, high, ..dense(node, graph, &constants).map_err(failed)? });
@@ -283,7 +295,7 @@ mod tests {
         };
         let (low, high) = (f32::NEG_INFINITY, f32::INFINITY);
         let logits = Dense { weights: vec![1.0, 0.0, 0.5, -2.0, 4.0, 1.0], bias: vec![0.25, 1.0], low, high };
-        Head { layers: vec![hidden, logits] }
+        Head { low: 0.0, high: 4.0, layers: vec![hidden, logits] }
     }
 
     /// By hand: at (1, 0.5) the hidden values are 2.5, -1.75 -> 0 and 103 -> 6, and the logits 5.75 and 2.
@@ -297,5 +309,10 @@ mod tests {
         let moved = head().difference(&[1.25, 0.375], 1, 0);
         assert_eq!(at([1.25, 0.375]), moved.constant + moved.weights[0] * 1.25 + moved.weights[1] * 0.375);
         assert_eq!((head().n_channels(), head().n_logits()), (2, 2));
+        // A mean beyond its range counts as the range's end, and moving it changes nothing.
+        let (beyond, end) = (head().difference(&[5.0, 0.5], 1, 0), head().difference(&[4.0, 0.5], 1, 0));
+        assert_eq!(beyond.weights[0], 0.0);
+        let value = |slope: &Slope, x: f64| slope.constant + slope.weights[0] * x + slope.weights[1] * 0.5;
+        assert_eq!(value(&beyond, 5.0), value(&end, 4.0));
     }
 }
