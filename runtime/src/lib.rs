@@ -2,6 +2,7 @@
 
 pub mod appearance;
 pub mod bundle;
+pub mod camera;
 pub mod classify;
 pub mod config;
 pub mod detect;
