@@ -23,3 +23,4 @@ pub mod source;
 pub mod stopwatch;
 pub mod track;
 pub mod verdict;
+pub mod watch;

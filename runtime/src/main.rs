@@ -4,7 +4,9 @@ mod bench;
 mod cli;
 mod models;
 mod scan;
+mod watching;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -23,8 +25,24 @@ fn main() -> ExitCode {
         .init();
     match cli.command {
         cli::Command::Scan(args) => scan::run(&args),
+        cli::Command::Watch(args) => watching::run(&args),
+        cli::Command::Config(cli::ConfigCommand::Check { file }) => check(&file),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Bundle(command) => models::run_bundle(&command),
         cli::Command::Slot(args) => models::run_slot(&args),
+    }
+}
+
+/// Says whether a configuration file can be used.
+fn check(file: &Path) -> ExitCode {
+    match cli::read(file) {
+        Ok(_) => {
+            println!("{}: good", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("candor: {}: {error}", file.display());
+            ExitCode::from(scan::exit::USAGE)
+        }
     }
 }

@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use candor::bundle::{self, BundleError, Digest, Roots, UnverifiedBundle, VerifiedBundle};
-use candor::engine::Engine;
+use candor::bundle::{self, BundleError, Digest, Manifest, Roots, UnverifiedBundle, VerifiedBundle};
+use candor::engine::{Engine, EngineError};
 use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, TrialLock};
 
 use crate::cli::Device;
@@ -289,13 +289,13 @@ fn of(held: &Held) -> String {
 }
 
 /// The bundle that a run uses.
-pub(crate) struct Chosen {
+struct Chosen {
     /// It.
-    pub(crate) bundle: bundle::Bundle,
+    bundle: bundle::Bundle,
     /// Set where it is in trial.
-    pub(crate) trial: Option<Trial>,
+    trial: Option<Trial>,
     /// What went wrong on the way, for people.
-    pub(crate) notes: Vec<String>,
+    notes: Vec<String>,
 }
 
 /// A trial that this run makes, and no other one while it lives.
@@ -338,11 +338,7 @@ impl Trial {
 ///
 /// # Errors
 /// What is wrong with the bundle that was named, or with the settings.
-pub(crate) fn bundle_to_run(
-    named: Option<&Path>,
-    settings: &Settings,
-    engine: &Engine,
-) -> Result<Chosen, String> {
+fn bundle_to_run(named: Option<&Path>, settings: &Settings, engine: &Engine) -> Result<Chosen, String> {
     let alone = |bundle| Chosen { bundle, trial: None, notes: Vec::new() };
     match (named, &settings.folder) {
         (Some(folder), _) if folder.is_dir() => {
@@ -358,6 +354,46 @@ pub(crate) fn bundle_to_run(
                 Ok(chosen)
             })
         }
+    }
+}
+
+/// What a run loads of the bundle that it uses, and the trial where that is in one. A model of the slots that can't be
+/// loaded gives way to the built-in one.
+///
+/// # Errors
+/// What to say.
+pub(crate) fn load<T>(
+    named: Option<&Path>,
+    settings: &Settings,
+    engine: &Engine,
+    make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
+) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
+    let Chosen { bundle, trial, notes } = bundle_to_run(named, settings, engine)?;
+    for note in notes {
+        eprintln!("candor: {note}");
+    }
+    match make(&bundle) {
+        Ok(made) => Ok((made, bundle, trial)),
+        Err(error) if named.is_none() && is_of(&error, bundle.manifest()) => {
+            let built_in = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
+            let made = make(&built_in).map_err(|error| error.to_string())?;
+            eprintln!("candor: {error}; the built-in model runs");
+            if let Some(trial) = trial {
+                trial.end(&Outcome::Failed(error.to_string()));
+            }
+            Ok((made, built_in, None))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether the network that failed is the bundle's.
+pub(crate) fn is_of(error: &EngineError, manifest: &Manifest) -> bool {
+    match error {
+        EngineError::Load { network, .. }
+        | EngineError::Shape { network, .. }
+        | EngineError::Run { network, .. } => *network == manifest.id,
+        EngineError::Kernels { .. } => false,
     }
 }
 

@@ -10,8 +10,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use candor::bundle::{Bundle, Manifest, Status};
-use candor::config::Config;
-use candor::engine::{Engine, EngineError};
+use candor::engine::Engine;
 use candor::frame::Frame;
 use candor::memory;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting, Summary};
@@ -19,10 +18,9 @@ use candor::report::live::LiveAnnotation;
 use candor::report::{faces, json, table};
 use candor::source::{self, FrameSource, SourceError};
 use candor::stopwatch::{Stage, Stopwatch};
-use candor::verdict::Verdict;
 
-use crate::cli::{FailOn, Scan};
-use crate::models::{self, Chosen, Outcome, Trial};
+use crate::cli::Scan;
+use crate::models::{self, Outcome};
 
 /// Exit codes; documented in `candor scan --help`, never renumbered.
 pub(crate) mod exit {
@@ -85,23 +83,12 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     {
         return usage(format!("--annotate: {} is the input itself", out.display()));
     }
-    let (scanner, trial) = match scanner(args, &config, &engine) {
-        Ok(loaded) => loaded,
+    let load = |bundle: &Bundle| Scanner::new(&engine, config.detect, config.scan, bundle);
+    let (scanner, trial) = match models::load(args.bundle.as_deref(), &config.slots, &engine, load) {
+        Ok((scanner, _, trial)) => (scanner, trial),
         Err(message) => return usage(message),
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    // The first signal ends the scan in good order, the second one at once.
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        let registered = signal_hook::flag::register_conditional_shutdown(
-            signal,
-            exit::INTERRUPTED.into(),
-            Arc::clone(&stop),
-        )
-        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
-        if let Err(error) = registered {
-            log::warn!("signal {signal}: {error}");
-        }
-    }
+    let stop = stop_flag();
     if scanner.manifest().status == Status::Untrained {
         eprintln!("candor: {}", table::UNTRAINED);
     }
@@ -155,41 +142,21 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     ExitCode::from(job.worst.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The networks that the run uses, and the trial where the classifier is in one. A model of the slots whose network
-/// can't be loaded gives way to the built-in one.
-///
-/// # Errors
-/// What to say.
-fn scanner(args: &Scan, config: &Config, engine: &Engine) -> Result<(Scanner, Option<Trial>), String> {
-    let Chosen { bundle, trial, notes } =
-        models::bundle_to_run(args.bundle.as_deref(), &config.slots, engine)?;
-    for note in notes {
-        eprintln!("candor: {note}");
-    }
-    let load = |bundle: &Bundle| Scanner::new(engine, config.detect, config.scan, bundle);
-    match load(&bundle) {
-        Ok(scanner) => Ok((scanner, trial)),
-        Err(error) if args.bundle.is_none() && is_of(&error, bundle.manifest()) => {
-            let built_in = Bundle::embedded().map_err(|error| error.to_string())?;
-            let scanner = load(&built_in).map_err(|error| error.to_string())?;
-            eprintln!("candor: {error}; the built-in model runs");
-            if let Some(trial) = trial {
-                trial.end(&Outcome::Failed(error.to_string()));
-            }
-            Ok((scanner, None))
+/// Set by Ctrl-C and SIGTERM. The first signal ends a run in good order, the second one at once.
+pub(crate) fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        let registered = signal_hook::flag::register_conditional_shutdown(
+            signal,
+            exit::INTERRUPTED.into(),
+            Arc::clone(&stop),
+        )
+        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)));
+        if let Err(error) = registered {
+            log::warn!("signal {signal}: {error}");
         }
-        Err(error) => Err(error.to_string()),
     }
-}
-
-/// Whether the network that failed is the bundle's.
-fn is_of(error: &EngineError, manifest: &Manifest) -> bool {
-    match error {
-        EngineError::Load { network, .. }
-        | EngineError::Shape { network, .. }
-        | EngineError::Run { network, .. } => *network == manifest.id,
-        EngineError::Kernels { .. } => false,
-    }
+    stop
 }
 
 impl Job<'_> {
@@ -250,7 +217,7 @@ impl Job<'_> {
             }
             Err(error) => {
                 if let ScanError::Engine(cause) = &error
-                    && is_of(cause, &manifest)
+                    && models::is_of(cause, &manifest)
                 {
                     *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.to_string());
                 }
@@ -271,11 +238,7 @@ impl Job<'_> {
             self.worsen(exit::NOT_WRITTEN);
         }
         let found = summary.judgement.verdict;
-        let is_failure = match self.args.fail_on {
-            Some(FailOn::Fake) => found == Verdict::Fake,
-            Some(FailOn::Uncertain) => matches!(found, Verdict::Fake | Verdict::Uncertain),
-            None => false,
-        };
+        let is_failure = self.args.fail_on.is_some_and(|fails| fails.names(found));
         if is_failure {
             self.worsen(exit::FAIL_ON);
         }

@@ -27,3 +27,16 @@ impl Clock for Monotonic {
         std::thread::sleep(Duration::from_nanos(ns.max(0).unsigned_abs()));
     }
 }
+
+/// A clock that stands still at 0, where frames bring their own time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing;
+
+impl Clock for Standing {
+    fn now_ns(&self) -> i64 {
+        0
+    }
+
+    /// Returns at once.
+    fn sleep_ns(&self, _: i64) {}
+}

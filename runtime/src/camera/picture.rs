@@ -38,6 +38,19 @@ impl Encoding {
         Encoding::Mjpeg,
     ];
 
+    /// The word that people and the configuration see.
+    pub fn word(self) -> &'static str {
+        match self {
+            Encoding::Nv12 => "nv12",
+            Encoding::I420 => "i420",
+            Encoding::Yuyv => "yuyv",
+            Encoding::Uyvy => "uyvy",
+            Encoding::Rgb24 => "rgb24",
+            Encoding::Bgr24 => "bgr24",
+            Encoding::Mjpeg => "mjpeg",
+        }
+    }
+
     /// The kernel's codes of it.
     fn fourccs(self) -> &'static [&'static [u8; 4]] {
         match self {
@@ -135,7 +148,7 @@ impl Layout {
     pub fn new(format: &PictureFormat) -> Result<Self, PictureError> {
         let PictureFormat { width_px, height_px, fourcc, .. } = *format;
         let found = || String::from_utf8_lossy(&fourcc.to_le_bytes()).into_owned();
-        let names = || Encoding::ALL.map(|e| format!("{e:?}")).join(", ");
+        let names = || Encoding::ALL.map(Encoding::word).join(", ");
         let encoding = Encoding::of(fourcc).ok_or_else(|| PictureError::new("encoding", names(), found()))?;
         source::check_size_px(width_px, height_px)
             .map_err(|found| PictureError::new("picture", source::size_limit(), found))?;

@@ -119,7 +119,7 @@ impl<R: Read + AsFd, C: Clock> Feed for RawPipe<R, C> {
         }
         if self.state != State::Streaming {
             let Layout { encoding, width_px, height_px, .. } = *self.layout;
-            return self.change(State::Streaming, format!("{encoding:?} {width_px}x{height_px}"));
+            return self.change(State::Streaming, format!("{} {width_px}x{height_px}", encoding.word()));
         }
         Step::Shot(Shot::Raw(full, Arc::clone(&self.layout)))
     }

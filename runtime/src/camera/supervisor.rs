@@ -111,7 +111,13 @@ impl<K: Kernel, C: Clock> Supervisor<K, C> {
             Ok(session) => {
                 self.card.clone_from(&session.card);
                 let layout = Arc::new(session.layout().clone());
-                log::info!("{}: {:?} {}x{}", self.card, layout.encoding, layout.width_px, layout.height_px);
+                log::info!(
+                    "{}: {} {}x{}",
+                    self.card,
+                    layout.encoding.word(),
+                    layout.width_px,
+                    layout.height_px
+                );
                 self.session = Some((session, layout));
                 self.sequence = None;
                 // What was before the pause is no measure for what comes.
@@ -233,7 +239,7 @@ impl<K: Kernel, C: Clock> Supervisor<K, C> {
             return Step::Shot(Shot::Raw(raw, layout));
         }
         // The frame is the proof; the next one is looked at.
-        let about = format!("{:?} {}x{}", layout.encoding, layout.width_px, layout.height_px);
+        let about = format!("{} {}x{}", layout.encoding.word(), layout.width_px, layout.height_px);
         self.change(State::Streaming, about)
     }
 
