@@ -234,7 +234,7 @@ impl Run {
                 around.notifier.say("WATCHDOG=1");
             }
             if self.told.0 == State::Ended {
-                let failure = (self.n_taken == 0).then(|| self.told.1.clone());
+                let failure = (self.latest.counts.n_frames == 0).then(|| self.told.1.clone());
                 return Ok(End::Over { is_interrupted: false, failure });
             }
             if around.max_frames.is_some_and(|most| self.n_taken >= most) {

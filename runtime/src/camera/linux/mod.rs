@@ -76,7 +76,7 @@ struct Code<T>(vidioc::_IOC_TYPE, PhantomData<T>);
 
 impl<T> Code<T> {
     const fn new(number: vidioc::_IOC_TYPE) -> Self {
-        assert!((number as usize >> 16) & 0x3fff == size_of::<T>());
+        assert!((number >> 16) & 0x3fff == size_of::<T>() as vidioc::_IOC_TYPE);
         Code(number, PhantomData)
     }
 
@@ -332,6 +332,7 @@ impl Kernel for Linux {
         const READ_AND_WRITE: i32 = 3;
         const SHARED: i32 = 1;
         let n_bytes = usize::try_from(plane.n_bytes).map_err(|_| Errno::NOMEM)?;
+        #[allow(clippy::unnecessary_fallible_conversions, reason = "off_t is shorter on 32-bit machines")]
         let offset = plane.offset.try_into().map_err(|_| Errno::INVAL)?;
         // SAFETY: a new mapping at an address of the kernel's choice, which no one else knows.
         let start = unsafe {
@@ -378,6 +379,7 @@ impl Kernel for Linux {
             filled.index = buffer.index;
             filled.flags = buffer.flags;
             filled.sequence = buffer.sequence;
+            #[allow(clippy::useless_conversion, reason = "time_t is shorter on 32-bit machines")]
             let (seconds, micros) = (i64::from(buffer.timestamp.tv_sec), i64::from(buffer.timestamp.tv_usec));
             filled.taken_ns = seconds.saturating_mul(S_NS).saturating_add(micros.saturating_mul(1000));
             if of == Planarity::Single {
