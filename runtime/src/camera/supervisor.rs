@@ -17,6 +17,8 @@ const MS_NS: i64 = 1_000_000;
 const SLICE_MS: u32 = 250;
 /// First and longest time between two tries to open the device; the longest is half of what a recovery may take.
 const BACKOFF_NS: (i64, i64) = (50 * MS_NS, 500 * MS_NS);
+/// Time after which a device that was opened counts as one that goes well.
+const STEADY_NS: i64 = 1_000 * MS_NS;
 /// How often the input is asked for its signal.
 const SIGNAL_EVERY_NS: i64 = 500 * MS_NS;
 /// Least time of a step that brings no frame.
@@ -51,6 +53,7 @@ pub struct Supervisor<K: Kernel, C: Clock> {
     card: String,
     retry_ns: i64,
     backoff_ns: i64,
+    opened_ns: i64,
     /// When a whole frame of the present last came.
     fresh_ns: i64,
     /// When a frame last differed from the one before.
@@ -75,6 +78,7 @@ impl<K: Kernel, C: Clock> Supervisor<K, C> {
             card: String::new(),
             retry_ns: now_ns,
             backoff_ns: BACKOFF_NS.0,
+            opened_ns: now_ns,
             fresh_ns: now_ns,
             changed_ns: now_ns,
             signal_ns: now_ns,
@@ -123,6 +127,7 @@ impl<K: Kernel, C: Clock> Supervisor<K, C> {
                 // What was before the pause is no measure for what comes.
                 self.last = None;
                 let now_ns = self.clock.now_ns();
+                self.opened_ns = now_ns;
                 (self.fresh_ns, self.changed_ns, self.signal_ns) = (now_ns, now_ns, now_ns);
                 Step::Nothing
             }
@@ -130,7 +135,7 @@ impl<K: Kernel, C: Clock> Supervisor<K, C> {
         }
     }
 
-    /// Ends the session; the next try comes after a pause that grows until frames come again.
+    /// Ends the session; the next try comes after a pause that grows until frames come for a while.
     fn fail(&mut self, fault: Fault) -> Step {
         if let Some((session, _)) = self.session.take() {
             session.close(&mut self.kernel);
@@ -231,7 +236,9 @@ impl<K: Kernel, C: Clock> Supervisor<K, C> {
             return Step::Nothing;
         }
         self.changed_ns = now_ns;
-        self.backoff_ns = BACKOFF_NS.0;
+        if now_ns - self.opened_ns >= STEADY_NS {
+            self.backoff_ns = BACKOFF_NS.0;
+        }
         if let Some(last) = self.last.replace(Arc::clone(&raw)) {
             self.give_back(last);
         }

@@ -123,7 +123,7 @@ mod tests {
         for temperature_c in [None, Some(75.0), Some(80.0), Some(95.0)] {
             let mut pace = Pace::new(LIMITS);
             (0..50).for_each(|_| second(&mut pace, 100, 0, temperature_c));
-            intervals.push(pace.interval_ns() / MS);
+            intervals.push((pace.interval_ns() + MS / 2) / MS);
         }
         // 100 ms a look: of 0.5, 0.5, 0.25 and 0.05 cores.
         assert_eq!(intervals, [200, 200, 400, 2000]);

@@ -13,14 +13,14 @@ use candor::camera::kernel::{
 };
 use v4l::v4l_sys as sys;
 
-pub const MS: i64 = 1_000_000;
+pub(crate) const MS: i64 = 1_000_000;
 const FRAME_NS: i64 = 33 * MS;
 const N_BUFFERS: u32 = 4;
-pub const SIDE_PX: u32 = 16;
+const SIDE_PX: u32 = 16;
 
 /// Which device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Model {
+pub(crate) enum Model {
     /// YUYV.
     Webcam,
     /// Motion JPEG.
@@ -30,7 +30,7 @@ pub enum Model {
 }
 
 impl Model {
-    pub const ALL: [Model; 3] = [Model::Webcam, Model::JpegWebcam, Model::Bridge];
+    pub(crate) const ALL: [Model; 3] = [Model::Webcam, Model::JpegWebcam, Model::Bridge];
 
     fn planarity(self) -> Planarity {
         if self == Model::Bridge { Planarity::Multi } else { Planarity::Single }
@@ -56,7 +56,7 @@ impl Model {
 
 /// What goes wrong while a rule holds.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// The call fails.
     Errno(Request, Errno),
     /// No frames come.
@@ -91,15 +91,15 @@ pub enum Effect {
 
 /// Something that goes wrong for a while; with `every` above 1 only now and then.
 #[derive(Clone, Debug)]
-pub struct Rule {
-    pub effect: Effect,
-    pub from_ns: i64,
-    pub to_ns: i64,
-    pub every: u64,
+pub(crate) struct Rule {
+    pub(crate) effect: Effect,
+    pub(crate) from_ns: i64,
+    pub(crate) to_ns: i64,
+    pub(crate) every: u64,
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct FakeClock(Arc<AtomicI64>);
+pub(crate) struct FakeClock(Arc<AtomicI64>);
 
 impl Clock for FakeClock {
     fn now_ns(&self) -> i64 {
@@ -113,12 +113,12 @@ impl Clock for FakeClock {
 
 /// What is open and mapped.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
-    pub devices: Arc<AtomicUsize>,
-    pub memories: Arc<AtomicUsize>,
+pub(crate) struct Held {
+    pub(crate) devices: Arc<AtomicUsize>,
+    pub(crate) memories: Arc<AtomicUsize>,
 }
 
-pub struct FakeDevice(Arc<AtomicUsize>);
+pub(crate) struct FakeDevice(Arc<AtomicUsize>);
 
 impl Drop for FakeDevice {
     fn drop(&mut self) {
@@ -126,7 +126,7 @@ impl Drop for FakeDevice {
     }
 }
 
-pub struct FakeMemory {
+pub(crate) struct FakeMemory {
     n_bytes: usize,
     /// What every byte of the newest frame is drawn from: its time, and whether it may be passed on.
     content: Arc<Mutex<(i64, bool)>>,
@@ -159,7 +159,7 @@ impl Drop for FakeMemory {
     }
 }
 
-pub struct FakeKernel {
+pub(crate) struct FakeKernel {
     model: Model,
     rules: Vec<Rule>,
     clock: FakeClock,
@@ -176,7 +176,12 @@ pub struct FakeKernel {
 }
 
 impl FakeKernel {
-    pub fn new(model: Model, rules: Vec<Rule>, clock: FakeClock, event_ns: Option<i64>) -> (Self, Held) {
+    pub(crate) fn new(
+        model: Model,
+        rules: Vec<Rule>,
+        clock: FakeClock,
+        event_ns: Option<i64>,
+    ) -> (Self, Held) {
         let held = Held::default();
         let kernel = FakeKernel {
             model,
@@ -189,7 +194,7 @@ impl FakeKernel {
             is_streaming: false,
             next_ns: 0,
             sequence: 0,
-            last_index: 0,
+            last_index: N_BUFFERS - 1,
             n_calls: 0,
             event_ns,
         };
@@ -229,6 +234,7 @@ impl Kernel for FakeKernel {
         assert_eq!(self.held.devices.fetch_add(1, Ordering::Relaxed), 0, "opened twice");
         assert_eq!(self.held.memories.load(Ordering::Relaxed), 0, "mappings are left");
         self.is_streaming = false;
+        self.last_index = N_BUFFERS - 1;
         self.queued.clear();
         self.order.clear();
         Ok(FakeDevice(Arc::clone(&self.held.devices)))
@@ -366,7 +372,9 @@ impl Kernel for FakeKernel {
     fn enqueue(&mut self, _: &FakeDevice, _: Planarity, index: u32, n_planes: usize) -> Result<(), Errno> {
         self.call(Request::Enqueue)?;
         assert_eq!(n_planes, self.model.plane_bytes().len());
-        assert!(self.queued.insert(index), "queued twice");
+        if !self.queued.insert(index) {
+            return Err(Errno::INVAL);
+        }
         self.order.push(index);
         Ok(())
     }

@@ -214,6 +214,7 @@ fn buffers_that_make_no_sense_are_not_passed_on() {
             (Effect::Used(u64::MAX / 8192), State::Stalled),
             (Effect::Index(99), State::Failed),
             (Effect::Index(u32::MAX), State::Failed),
+            (Effect::SameIndex, State::Failed),
             (Effect::NoPlanes, State::Stalled),
             (Effect::Old(1_500 * MS), State::Stalled),
             (Effect::Old(i64::MAX / 2), State::Stalled),
