@@ -1,13 +1,15 @@
 //! The command line: what can be asked for, and the checked form of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use candor::bundle::PublicKey;
+use candor::camera::Encoding;
 use candor::config::{Config, ConfigError};
 use candor::engine::KernelSet;
 use candor::source::FrameRate;
+use candor::verdict::Verdict;
 
 use crate::models;
 
@@ -33,6 +35,11 @@ pub(crate) enum Command {
     Scan(Scan),
     /// Show where a face looks fake.
     Explain(Explain),
+    /// Watch a camera and judge the faces in front of it, for as long as it takes.
+    Watch(Watch),
+    /// Look into the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Time networks on this machine.
     Bench(Bench),
     /// Look into a signed bundle.
@@ -203,11 +210,7 @@ impl Device {
     pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
         let mut config = match &self.config {
             None => Config::default(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|cause| SettingsError::Read { path: path.clone(), cause })?;
-                Config::from_toml(&text)?
-            }
+            Some(path) => read(path)?,
         };
         if let Some(folder) = &self.slots {
             config.slots.folder = Some(folder.clone());
@@ -217,6 +220,126 @@ impl Device {
         }
         Ok(config)
     }
+}
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  candor watch                                the first camera, JSON Lines on standard output
+  candor watch /dev/video2 --size 1920x1080 --log watch.jsonl
+  candor watch --list                         the cameras of this machine
+  rpicam-vid -n -t 0 --width 1280 --height 720 --codec yuv420 -o - | candor watch --raw i420:1280x720
+  candor watch --play call.mp4                a clip in the place of a camera, at its own pace
+
+Every line is described in runtime/JSON.md. SIGHUP reads --config again, as a whole or not at all.
+
+Exit codes:
+  0  the clip or the pipe has ended, or --frames were taken
+  1  a verdict that --fail-on names was given
+  2  the command line, the configuration or the bundle is wrong; nothing was watched
+  3  there was nothing to watch, or a network failed
+  4  standard output could not be written
+  130  stopped by Ctrl-C or SIGTERM; what was printed is complete
+The highest that applies counts, except that 130 comes before all others.";
+
+/// Arguments of `candor watch`.
+#[derive(Debug, Args)]
+#[command(after_help = WATCH_EXAMPLES)]
+pub(crate) struct Watch {
+    /// The camera [default: the first that captures].
+    pub(crate) camera: Option<PathBuf>,
+    /// Raw pictures on standard input instead: i420, nv12, yuyv, uyvy, rgb24 or bgr24, and their size.
+    #[arg(long, value_name = "ENCODING:WxH", conflicts_with = "camera", value_parser = raw)]
+    pub(crate) raw: Option<(Encoding, u32, u32)>,
+    /// A clip instead of a camera.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["camera", "raw"])]
+    pub(crate) play: Option<PathBuf>,
+    /// Play the clip this often.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "play")]
+    pub(crate) repeat: u32,
+    /// Look at the clip as fast as it can be read; times are the clip's.
+    #[arg(long, requires = "play")]
+    pub(crate) unpaced: bool,
+    /// Print the cameras of this machine.
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Stop after so many frames.
+    #[arg(long, value_name = "N")]
+    pub(crate) frames: Option<u64>,
+    /// Size to ask the camera for [default: 1280x720].
+    #[arg(long, value_name = "WxH", value_parser = size)]
+    pub(crate) size: Option<(u32, u32)>,
+    /// Time between two searches for faces, in milliseconds [default: 200].
+    #[arg(long, value_name = "MS")]
+    pub(crate) interval_ms: Option<u32>,
+    /// Share of all cores that may be used, up to 1 [default: 0.5].
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) cpu_share: Option<f32>,
+    /// Also write the lines to this file, which is begun anew when it is long.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// Threads that networks run on; 0 for as many as there are cores [default: 0].
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u8>,
+    /// Another classifier than the slots' or the built-in one: a signed bundle, or an unsigned folder of one.
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Where models are kept and whom they may come from.
+    #[command(flatten)]
+    pub(crate) device: Device,
+    /// Exit with code 1 when the highest face has this verdict (uncertain: this or fake).
+    #[arg(long, value_name = "VERDICT")]
+    pub(crate) fail_on: Option<FailOn>,
+}
+
+impl Watch {
+    /// The configuration file's settings, or the defaults, with the options put over them.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the file can't be read, or it or an option is wrong.
+    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
+        let mut config = self.device.settings()?;
+        let watch = &mut config.watch;
+        if let Some(camera) = &self.camera {
+            watch.device = Some(camera.clone());
+        }
+        if let Some(size) = self.size {
+            (watch.width_px, watch.height_px) = size;
+        }
+        if let Some(ms) = self.interval_ms {
+            watch.interval_ms = ms;
+            watch.max_interval_ms = watch.max_interval_ms.max(ms);
+        }
+        if let Some(share) = self.cpu_share {
+            watch.cpu_share = share;
+        }
+        if let Some(log) = &self.log {
+            watch.log = Some(log.clone());
+        }
+        if let Some(n) = self.threads {
+            config.engine.threads = n;
+        }
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// `i420:1280x720`.
+fn raw(text: &str) -> Result<(Encoding, u32, u32), String> {
+    let wrong = || format!("expected an encoding and a size like i420:1280x720, found {text}");
+    let (name, sides) = text.split_once(':').ok_or_else(wrong)?;
+    let encoding = Encoding::ALL.into_iter().find(|e| e.word() == name && *e != Encoding::Mjpeg);
+    let (width_px, height_px) = size(sides)?;
+    Ok((encoding.ok_or_else(wrong)?, width_px, height_px))
+}
+
+/// Commands on the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether a file can be used, and what is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 const BENCH_EXAMPLES: &str = "\
@@ -279,6 +402,16 @@ pub(crate) enum FailOn {
     Uncertain,
 }
 
+impl FailOn {
+    /// Whether it names `verdict`.
+    pub(crate) fn names(self, verdict: Verdict) -> bool {
+        match self {
+            FailOn::Fake => verdict == Verdict::Fake,
+            FailOn::Uncertain => matches!(verdict, Verdict::Fake | Verdict::Uncertain),
+        }
+    }
+}
+
 impl Scan {
     /// The configuration file's settings, or the defaults, with the options put over them.
     ///
@@ -312,6 +445,16 @@ impl Scan {
         config.check()?;
         Ok(config)
     }
+}
+
+/// A configuration file's settings, checked.
+///
+/// # Errors
+/// [`SettingsError`] when it can't be read or is wrong.
+pub(crate) fn read(path: &Path) -> Result<Config, SettingsError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|cause| SettingsError::Read { path: path.into(), cause })?;
+    Ok(Config::from_toml(&text)?)
 }
 
 /// Why the settings can't be used.

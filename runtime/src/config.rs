@@ -6,13 +6,19 @@ use crate::detect;
 use crate::engine;
 use crate::pipeline;
 use crate::slot;
+use crate::watch;
 
 /// Why a configuration is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not TOML, an unknown key or a value of the wrong type; the message shows the line.
-    #[error("configuration: {0}")]
-    Syntax(#[from] toml::de::Error),
+    #[error("configuration: {cause}{}", .nearest.as_ref().map_or(String::new(), |name| format!("did you mean `{name}`?\n")))]
+    Syntax {
+        /// What is wrong, and where.
+        cause: toml::de::Error,
+        /// For an unknown key the one that may have been meant.
+        nearest: Option<String>,
+    },
     /// A value out of its range.
     #[error("configuration: {key}: expected {expected}, found {found}")]
     Range {
@@ -37,6 +43,24 @@ pub struct Config {
     pub scan: pipeline::Settings,
     /// Where models are kept, and which are taken.
     pub slots: slot::Settings,
+    /// How a live source is watched.
+    pub watch: watch::Settings,
+}
+
+impl From<toml::de::Error> for ConfigError {
+    fn from(cause: toml::de::Error) -> Self {
+        let nearest = nearest(cause.message());
+        ConfigError::Syntax { cause, nearest }
+    }
+}
+
+/// Of serde's "unknown field `x`, expected one of `a`, `b`": the known name that is most like the unknown one.
+fn nearest(message: &str) -> Option<String> {
+    let mut names = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = names.next()?;
+    let likeness = |name: &str| strsim::normalized_damerau_levenshtein(unknown, name);
+    let best = names.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) > 0.4).then(|| best.to_owned())
 }
 
 impl Config {
@@ -80,6 +104,7 @@ impl Config {
         check(threads, "engine.threads", "0..=64", self.engine.threads.to_string())?;
         let interval = (1..=60_000).contains(&s.interval_ms);
         check(interval, "scan.interval_ms", "1..=60000", s.interval_ms.to_string())?;
+        self.check_watch(&check)?;
         let slots = &self.slots;
         let boots = (1..=100).contains(&slots.trial_boots);
         check(boots, "slots.trial_boots", "1..=100", slots.trial_boots.to_string())?;
@@ -93,6 +118,38 @@ impl Config {
             expected: "keys and a threshold that they can meet",
             found: error.to_string(),
         })
+    }
+}
+
+impl Config {
+    fn check_watch(
+        &self,
+        check: &dyn Fn(bool, &'static str, &'static str, String) -> Result<(), ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let w = &self.watch;
+        let numbers = [
+            ("watch.width_px", w.width_px, 16..=16_384, "16..=16384"),
+            ("watch.height_px", w.height_px, 16..=16_384, "16..=16384"),
+            ("watch.rate_hz", w.rate_hz, 1..=240, "1..=240"),
+            ("watch.stall_ms", w.stall_ms, 500..=60_000, "500..=60000"),
+            ("watch.frozen_ms", w.frozen_ms, 500..=600_000, "500..=600000"),
+            ("watch.interval_ms", w.interval_ms, 1..=60_000, "1..=60000"),
+            ("watch.score_interval_ms", w.score_interval_ms, 1..=600_000, "1..=600000"),
+            ("watch.away_ms", w.away_ms, 1_000..=600_000, "1000..=600000"),
+            ("watch.health_s", w.health_s, 1..=86_400, "1..=86400"),
+            ("watch.log_files", w.log_files, 1..=1_000, "1..=1000"),
+        ];
+        for (key, value, range, expected) in numbers {
+            check(range.contains(&value), key, expected, value.to_string())?;
+        }
+        let most = (w.interval_ms..=60_000).contains(&w.max_interval_ms);
+        check(most, "watch.max_interval_ms", "watch.interval_ms..=60000", w.max_interval_ms.to_string())?;
+        let share = w.cpu_share > 0.0 && w.cpu_share <= 1.0;
+        check(share, "watch.cpu_share", "above 0, up to 1", w.cpu_share.to_string())?;
+        let heat = (0.0..=150.0).contains(&w.max_temperature_c);
+        check(heat, "watch.max_temperature_c", "0..=150", w.max_temperature_c.to_string())?;
+        let log = w.log_max_bytes >= 4096;
+        check(log, "watch.log_max_bytes", "at least 4096", w.log_max_bytes.to_string())
     }
 }
 
@@ -124,6 +181,10 @@ mod tests {
             ("[engine]\nthreads = 65", "engine.threads"),
             ("[engine]\nkernels = \"sse\"", "sse"),
             ("[scan]\ninterval_ms = 0", "scan.interval_ms"),
+            ("[watch]\ncpu_share = 0", "watch.cpu_share"),
+            ("[watch]\nmax_interval_ms = 100", "watch.max_interval_ms"),
+            ("[watch]\nmax_temperature_c = nan", "watch.max_temperature_c"),
+            ("[watch]\nencoding = \"h264\"", "h264"),
             ("[slots]\ntrial_boots = 0", "slots.trial_boots"),
             ("[slots]\nmax_time_ratio = nan", "slots.max_time_ratio"),
             ("[slots]\nroot_keys = [\"00\"]", "public key"),
@@ -134,6 +195,23 @@ mod tests {
         ] {
             let error = Config::from_toml(text).unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_brings_the_nearest_known_one() {
+        for (text, meant) in [
+            ("[detect]\nmin_face = 40", Some("min_face_px")),
+            ("[detekt]", Some("detect")),
+            ("[watch]\ncpu_shares = 0.4", Some("cpu_share")),
+            ("[watch]\nhieght_px = 720", Some("height_px")),
+            ("[scan]\ninterval = 3", Some("interval_ms")),
+            ("[zzzzzzzz]", None),
+        ] {
+            let error = Config::from_toml(text).unwrap_err().to_string();
+            let told = meant.map(|name| format!("did you mean `{name}`?"));
+            assert_eq!(error.contains("did you mean"), told.is_some(), "{text}: {error}");
+            assert!(told.is_none_or(|told| error.contains(&told)), "{text}: {error}");
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::engine::{Engine, EngineError};
 use crate::frame::Frame;
 use crate::gallery::{Album, Gallery, Sample};
 use crate::geom::Rect;
-use crate::preprocess::{appearance::appearance, color, crop::Cropper, scene::CutDetector};
+use crate::preprocess::color::{self, ColorError};
+use crate::preprocess::{appearance::appearance, crop::Cropper, scene::CutDetector};
 use crate::source::{Damage, FrameSource, SourceError};
 use crate::stopwatch::{Stage, Stopwatch};
 use crate::track::{self, Observation, Tracker};
@@ -106,12 +107,7 @@ impl Follower {
             follower: self,
             source,
             cadence,
-            cuts: CutDetector::new(),
-            tracker: Box::new(Tracker::new(track::Settings::default())),
-            cropper: Cropper::default(),
-            gallery: Gallery::default(),
-            picture: RgbImage::default(),
-            is_cut: false,
+            pursuit: Pursuit::default(),
             lost: Damage::default(),
             n_frames: 0,
             n_searched: 0,
@@ -120,11 +116,19 @@ impl Follower {
     }
 }
 
-/// One source on its way to its end.
-pub struct Walk<'a> {
-    follower: &'a mut Follower,
-    source: &'a mut dyn FrameSource,
-    cadence: Cadence,
+/// Who was found in a frame.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// Who is in it, without scores.
+    pub sightings: Vec<Sighting>,
+    /// The faces that are over since the search before.
+    pub ended: Vec<Album>,
+    /// Looks that were asked for, each with its track, and that the gallery doesn't need.
+    pub extras: Vec<(u32, Sample)>,
+}
+
+/// What is known of the people in one source; frames are given to it.
+pub struct Pursuit {
     cuts: CutDetector,
     tracker: Box<Tracker>,
     cropper: Cropper,
@@ -132,6 +136,103 @@ pub struct Walk<'a> {
     picture: RgbImage,
     /// A cut between two searched frames must not be forgotten before the next search.
     is_cut: bool,
+}
+
+impl Default for Pursuit {
+    fn default() -> Self {
+        Pursuit {
+            cuts: CutDetector::new(),
+            tracker: Box::new(Tracker::new(track::Settings::default())),
+            cropper: Cropper::default(),
+            gallery: Gallery::default(),
+            picture: RgbImage::default(),
+            is_cut: false,
+        }
+    }
+}
+
+impl Pursuit {
+    /// Takes note of a frame, and says whether there was a cut since the last search.
+    pub fn note(&mut self, frame: &Frame, watch: &mut Stopwatch) -> bool {
+        self.is_cut |= watch.time(Stage::Track, || self.cuts.is_cut(frame));
+        self.is_cut
+    }
+
+    /// Makes a noted frame the picture that is searched next.
+    ///
+    /// # Errors
+    /// [`ColorError`] when the frame has no picture.
+    pub fn convert(&mut self, frame: &Frame, watch: &mut Stopwatch) -> Result<(), ColorError> {
+        watch.time(Stage::Convert, || color::to_rgb_into(frame, &mut self.picture))
+    }
+
+    /// Searches the picture of `frame`, which was converted. The gallery takes the crops that it needs; `wants` says
+    /// of which other tracks one is cut out too.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a network fails.
+    pub fn search(
+        &mut self,
+        follower: &mut Follower,
+        frame: &Frame,
+        mut wants: impl FnMut(u32) -> bool,
+        watch: &mut Stopwatch,
+    ) -> Result<Found, EngineError> {
+        let picture = &self.picture;
+        let detections = watch.time(Stage::Detect, || follower.detector.detect(picture))?;
+        let (observations, update) = watch.time(Stage::Track, || {
+            let looks = |d: &_| Observation { detection: *d, appearance: appearance(picture, d) };
+            let observations: Vec<Observation> = detections.iter().map(looks).collect();
+            let is_cut = std::mem::take(&mut self.is_cut);
+            let update = self.tracker.update(frame.pts_ns, &observations, is_cut);
+            (observations, update)
+        });
+        let ended = update.ended.iter().filter_map(|e| self.gallery.take(e.track_id)).collect();
+        let mut sightings = Vec::with_capacity(observations.len());
+        let mut extras = Vec::new();
+        for (seen, track_id) in observations.iter().zip(&update.track_ids) {
+            let Some(track_id) = *track_id else { continue };
+            let bbox = seen.detection.bbox;
+            let is_due = self.gallery.see(track_id, frame.pts_ns, bbox);
+            let Look { size_px, margin, min_face_px } = follower.look;
+            if bbox.w.max(bbox.h) >= min_face_px && (is_due || wants(track_id)) {
+                let crop = watch.time(Stage::Crop, || self.cropper.crop(picture, &bbox, margin, size_px));
+                let sample = Sample {
+                    pts_ns: frame.pts_ns,
+                    frame_idx: frame.frame_idx,
+                    bbox,
+                    confidence: seen.detection.confidence,
+                    crop,
+                    score: None,
+                };
+                if is_due {
+                    self.gallery.keep(track_id, sample);
+                } else {
+                    extras.push((track_id, sample));
+                }
+            }
+            sightings.push(Sighting { track_id, bbox, scores: heapless::Vec::new() });
+        }
+        Ok(Found { sightings, ended, extras })
+    }
+
+    /// What is kept of a face that is not over.
+    pub fn album_mut(&mut self, track_id: u32) -> Option<&mut Album> {
+        self.gallery.album_mut(track_id)
+    }
+
+    /// The faces that are not over; they are, with this.
+    pub fn finish(&mut self) -> Vec<Album> {
+        self.tracker.finish().iter().filter_map(|ended| self.gallery.take(ended.track_id)).collect()
+    }
+}
+
+/// One source on its way to its end.
+pub struct Walk<'a> {
+    follower: &'a mut Follower,
+    source: &'a mut dyn FrameSource,
+    cadence: Cadence,
+    pursuit: Pursuit,
     /// What was decoded and could not be converted.
     lost: Damage,
     /// Frames that were decoded.
@@ -148,49 +249,20 @@ impl Walk<'_> {
     /// # Errors
     /// [`FollowError`]; what was given before stays valid.
     pub fn next_step(&mut self) -> Result<Option<Step>, FollowError> {
-        let Walk { follower, source, watch, .. } = self;
+        let Walk { follower, source, pursuit, watch, .. } = self;
         while let Some(frame) = watch.time(Stage::Source, || source.next_frame())? {
             self.n_frames += 1;
-            self.is_cut |= watch.time(Stage::Track, || self.cuts.is_cut(&frame));
-            if !self.cadence.is_due(frame.pts_ns, self.is_cut) {
+            let is_cut = pursuit.note(&frame, watch);
+            if !self.cadence.is_due(frame.pts_ns, is_cut) {
                 return Ok(Some(Step { frame, sightings: None, ended: Vec::new() }));
             }
-            if let Err(error) = watch.time(Stage::Convert, || color::to_rgb_into(&frame, &mut self.picture)) {
+            if let Err(error) = pursuit.convert(&frame, watch) {
                 self.lost.n_frames_lost += 1;
                 self.lost.note(format!("frame {}: {error}", frame.frame_idx));
                 continue;
             }
             self.n_searched += 1;
-            let picture = &self.picture;
-            let detections = watch.time(Stage::Detect, || follower.detector.detect(picture))?;
-            let (observations, update) = watch.time(Stage::Track, || {
-                let looks = |d: &_| Observation { detection: *d, appearance: appearance(picture, d) };
-                let observations: Vec<Observation> = detections.iter().map(looks).collect();
-                let is_cut = std::mem::take(&mut self.is_cut);
-                let update = self.tracker.update(frame.pts_ns, &observations, is_cut);
-                (observations, update)
-            });
-            let ended = update.ended.iter().filter_map(|e| self.gallery.take(e.track_id)).collect();
-            let mut sightings = Vec::with_capacity(observations.len());
-            for (seen, track_id) in observations.iter().zip(&update.track_ids) {
-                let Some(track_id) = *track_id else { continue };
-                let bbox = seen.detection.bbox;
-                let is_due = self.gallery.see(track_id, frame.pts_ns, bbox);
-                let Look { size_px, margin, min_face_px } = follower.look;
-                if is_due && bbox.w.max(bbox.h) >= min_face_px {
-                    let crop = watch.time(Stage::Crop, || self.cropper.crop(picture, &bbox, margin, size_px));
-                    let sample = Sample {
-                        pts_ns: frame.pts_ns,
-                        frame_idx: frame.frame_idx,
-                        bbox,
-                        confidence: seen.detection.confidence,
-                        crop,
-                        score: None,
-                    };
-                    self.gallery.keep(track_id, sample);
-                }
-                sightings.push(Sighting { track_id, bbox, scores: heapless::Vec::new() });
-            }
+            let Found { sightings, ended, .. } = pursuit.search(follower, &frame, |_| false, watch)?;
             return Ok(Some(Step { frame, sightings: Some(sightings), ended }));
         }
         Ok(None)
@@ -198,12 +270,12 @@ impl Walk<'_> {
 
     /// What is kept of a face that is not over.
     pub fn album_mut(&mut self, track_id: u32) -> Option<&mut Album> {
-        self.gallery.album_mut(track_id)
+        self.pursuit.album_mut(track_id)
     }
 
     /// The faces that are not over; they are, with this.
     pub fn finish(&mut self) -> Vec<Album> {
-        self.tracker.finish().iter().filter_map(|ended| self.gallery.take(ended.track_id)).collect()
+        self.pursuit.finish()
     }
 
     /// What could not be read so far.

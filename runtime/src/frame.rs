@@ -79,6 +79,13 @@ pub struct Plane {
     pub stride_bytes: usize,
 }
 
+impl Plane {
+    /// The rows, with their padding.
+    pub(crate) fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
+        self.samples.chunks_exact_mut(self.stride_bytes.max(1))
+    }
+}
+
 /// A picture as its source gave it, before colour conversion and rotation.
 #[derive(Clone, Debug)]
 pub struct Frame {
@@ -100,6 +107,23 @@ pub struct Frame {
     pub pts_ns: i64,
     /// Position in presentation order, from 0.
     pub frame_idx: u64,
+}
+
+impl Default for Frame {
+    /// No picture; memory that one can be put into.
+    fn default() -> Self {
+        Frame {
+            width_px: 0,
+            height_px: 0,
+            format: PixelFormat::Gray,
+            planes: Vec::new(),
+            matrix: ColorMatrix::Bt601,
+            range: ColorRange::Limited,
+            rotation: Rotation::None,
+            pts_ns: 0,
+            frame_idx: 0,
+        }
+    }
 }
 
 impl Frame {

@@ -2,6 +2,7 @@
 
 pub mod appearance;
 pub mod bundle;
+pub mod camera;
 pub mod classify;
 pub mod config;
 pub mod detect;
@@ -22,3 +23,4 @@ pub mod source;
 pub mod stopwatch;
 pub mod track;
 pub mod verdict;
+pub mod watch;

@@ -5,7 +5,9 @@ mod cli;
 mod explain;
 mod models;
 mod scan;
+mod watching;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -25,8 +27,24 @@ fn main() -> ExitCode {
     match cli.command {
         cli::Command::Scan(args) => scan::run(&args),
         cli::Command::Explain(args) => explain::run(&args),
+        cli::Command::Watch(args) => watching::run(&args),
+        cli::Command::Config(cli::ConfigCommand::Check { file }) => check(&file),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Bundle(command) => models::run_bundle(&command),
         cli::Command::Slot(args) => models::run_slot(&args),
+    }
+}
+
+/// Says whether a configuration file can be used.
+fn check(file: &Path) -> ExitCode {
+    match cli::read(file) {
+        Ok(_) => {
+            println!("{}: good", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("candor: {}: {error}", file.display());
+            ExitCode::from(scan::exit::USAGE)
+        }
     }
 }

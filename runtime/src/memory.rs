@@ -2,8 +2,17 @@
 
 /// The largest resident set so far.
 pub fn peak_bytes() -> Option<usize> {
+    status_bytes("VmHWM:")
+}
+
+/// The resident set now.
+pub fn resident_bytes() -> Option<usize> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(key: &str) -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix(key))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }

@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use candor::bundle::{self, BundleError, Digest, Roots, UnverifiedBundle, VerifiedBundle};
-use candor::engine::Engine;
+use candor::bundle::{self, BundleError, Digest, Manifest, Roots, UnverifiedBundle, VerifiedBundle};
+use candor::engine::{Engine, EngineError};
 use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, TrialLock};
 
 use crate::cli::Device;
@@ -338,11 +338,7 @@ impl Trial {
 ///
 /// # Errors
 /// What is wrong with the bundle that was named, or with the settings.
-pub(crate) fn bundle_to_run(
-    named: Option<&Path>,
-    settings: &Settings,
-    engine: &Engine,
-) -> Result<Chosen, String> {
+fn bundle_to_run(named: Option<&Path>, settings: &Settings, engine: &Engine) -> Result<Chosen, String> {
     let alone = |bundle| Chosen { bundle, trial: None, notes: Vec::new() };
     match (named, &settings.folder) {
         (Some(folder), _) if folder.is_dir() => {
@@ -378,6 +374,46 @@ pub(crate) fn bundle_to_look_at(
     let started = slot::start_without_trial(&store, &roots, "looking into a model is no trial")
         .map_err(|error| error.to_string())?;
     Ok(Chosen { bundle: started.bundle, trial: None, notes: started.notes })
+}
+
+/// What a run loads of the bundle that it uses, and the trial where that is in one. A model of the slots that can't be
+/// loaded gives way to the built-in one.
+///
+/// # Errors
+/// What to say.
+pub(crate) fn load<T>(
+    named: Option<&Path>,
+    settings: &Settings,
+    engine: &Engine,
+    make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
+) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
+    let Chosen { bundle, trial, notes } = bundle_to_run(named, settings, engine)?;
+    for note in notes {
+        eprintln!("candor: {note}");
+    }
+    match make(&bundle) {
+        Ok(made) => Ok((made, bundle, trial)),
+        Err(error) if named.is_none() && is_of(&error, bundle.manifest()) => {
+            let built_in = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
+            let made = make(&built_in).map_err(|error| error.to_string())?;
+            eprintln!("candor: {error}; the built-in model runs");
+            if let Some(trial) = trial {
+                trial.end(&Outcome::Failed(error.to_string()));
+            }
+            Ok((made, built_in, None))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether the network that failed is the bundle's.
+pub(crate) fn is_of(error: &EngineError, manifest: &Manifest) -> bool {
+    match error {
+        EngineError::Load { network, .. }
+        | EngineError::Shape { network, .. }
+        | EngineError::Run { network, .. } => *network == manifest.id,
+        EngineError::Kernels { .. } => false,
+    }
 }
 
 fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) -> Result<Chosen, SlotError> {

@@ -11,8 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use candor::bundle::{Bundle, Manifest, Status};
 use candor::classify::Explainer;
-use candor::config::Config;
-use candor::engine::{Engine, EngineError};
+use candor::engine::Engine;
 use candor::frame::Frame;
 use candor::memory;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting, Summary};
@@ -20,10 +19,9 @@ use candor::report::live::LiveAnnotation;
 use candor::report::{faces, heat, json, table};
 use candor::source::{self, FrameSource, SourceError};
 use candor::stopwatch::{Stage, Stopwatch};
-use candor::verdict::Verdict;
 
-use crate::cli::{FailOn, Scan};
-use crate::models::{self, Chosen, Outcome, Trial};
+use crate::cli::Scan;
+use crate::models::{self, Outcome};
 
 /// Exit codes; documented in `candor scan --help`, never renumbered.
 pub(crate) mod exit {
@@ -86,8 +84,14 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     {
         return usage(format!("--annotate: {} is the input itself", out.display()));
     }
-    let (scanner, explainer, trial) = match scanner(args, &config, &engine) {
-        Ok(loaded) => loaded,
+    let load = |bundle: &Bundle| {
+        let scanner = Scanner::new(&engine, config.detect, config.scan, bundle)?;
+        let explainer = || Explainer::of(&engine, bundle);
+        Ok((scanner, args.heat_maps.then(explainer).transpose()?))
+    };
+    let loaded = models::load(args.bundle.as_deref(), &config.slots, &engine, load);
+    let (scanner, explainer, trial) = match loaded {
+        Ok(((scanner, explainer), _, trial)) => (scanner, explainer, trial),
         Err(message) => return usage(message),
     };
     let stop = stop_flag();
@@ -144,7 +148,7 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
     ExitCode::from(job.worst.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Set by the first Ctrl-C or SIGTERM, which ends a run in good order; the second one ends it at once.
+/// Set by Ctrl-C and SIGTERM. The first signal ends a run in good order, the second one at once.
 pub(crate) fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -159,50 +163,6 @@ pub(crate) fn stop_flag() -> Arc<AtomicBool> {
         }
     }
     stop
-}
-
-/// What a run loads: the networks, the classifier once more where maps are asked for, and the trial where it is in one.
-type Loaded = (Scanner, Option<Explainer>, Option<Trial>);
-
-/// The networks that the run uses. A model of the slots whose network
-/// can't be loaded gives way to the built-in one.
-///
-/// # Errors
-/// What to say.
-fn scanner(args: &Scan, config: &Config, engine: &Engine) -> Result<Loaded, String> {
-    let Chosen { bundle, trial, notes } =
-        models::bundle_to_run(args.bundle.as_deref(), &config.slots, engine)?;
-    for note in notes {
-        eprintln!("candor: {note}");
-    }
-    let load = |bundle: &Bundle| {
-        let scanner = Scanner::new(engine, config.detect, config.scan, bundle)?;
-        let explainer = || Explainer::of(engine, bundle);
-        Ok((scanner, args.heat_maps.then(explainer).transpose()?))
-    };
-    match load(&bundle) {
-        Ok((scanner, explainer)) => Ok((scanner, explainer, trial)),
-        Err(error) if args.bundle.is_none() && is_of(&error, bundle.manifest()) => {
-            let built_in = Bundle::embedded().map_err(|error| error.to_string())?;
-            let (scanner, explainer) = load(&built_in).map_err(|error| error.to_string())?;
-            eprintln!("candor: {error}; the built-in model runs");
-            if let Some(trial) = trial {
-                trial.end(&Outcome::Failed(error.to_string()));
-            }
-            Ok((scanner, explainer, None))
-        }
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Whether the network that failed is the bundle's.
-fn is_of(error: &EngineError, manifest: &Manifest) -> bool {
-    match error {
-        EngineError::Load { network, .. }
-        | EngineError::Shape { network, .. }
-        | EngineError::Run { network, .. } => *network == manifest.id,
-        EngineError::Kernels { .. } => false,
-    }
 }
 
 impl Job<'_> {
@@ -269,7 +229,7 @@ impl Job<'_> {
             }
             Err(error) => {
                 if let ScanError::Engine(cause) = &error
-                    && is_of(cause, &manifest)
+                    && models::is_of(cause, &manifest)
                 {
                     *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.to_string());
                 }
@@ -290,11 +250,7 @@ impl Job<'_> {
             self.worsen(exit::NOT_WRITTEN);
         }
         let found = summary.judgement.verdict;
-        let is_failure = match self.args.fail_on {
-            Some(FailOn::Fake) => found == Verdict::Fake,
-            Some(FailOn::Uncertain) => matches!(found, Verdict::Fake | Verdict::Uncertain),
-            None => false,
-        };
+        let is_failure = self.args.fail_on.is_some_and(|fails| fails.names(found));
         if is_failure {
             self.worsen(exit::FAIL_ON);
         }

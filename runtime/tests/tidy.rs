@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 /// Stages never name each other; they meet in the files of [`MEETINGS`].
 const STAGES: [&str; 6] = ["source", "preprocess", "detect", "track", "classify", "verdict"];
 /// Where stages may meet, by the first part of a path below `src`.
-const MEETINGS: [&str; 5] = ["pipeline.rs", "follow.rs", "scan.rs", "report", "fuzzing.rs"];
+const MEETINGS: [&str; 6] = ["pipeline.rs", "follow.rs", "scan.rs", "watch", "report", "fuzzing.rs"];
 /// What else may name a stage: file, stage, why.
-const NAMED_ELSEWHERE: [(&str, &str, &str); 5] = [
+const NAMED_ELSEWHERE: [(&str, &str, &str); 6] = [
+    ("camera", "source", "a camera's JPEG is read as a file's is, and a clip may take a camera's place"),
     ("bundle", "verdict", "a manifest holds the limits that a verdict is made by"),
     ("gallery.rs", "verdict", "a gallery keeps as many crops as a verdict rests on"),
     ("config.rs", "detect", "the configuration holds the detector's settings"),
@@ -25,7 +26,8 @@ const LONG_FILES: [(&str, &str); 1] =
     [("runtime/src/source/h264/mod.rs", "one decoder's state; without its tests it is under the limit")];
 
 /// Files and folders, by the start of their paths, that may hold `unsafe` code.
-const UNSAFE_FILES: [&str; 4] = [
+const UNSAFE_FILES: [&str; 5] = [
+    "runtime/src/camera/linux/",
     "runtime/src/engine/kernels/",
     "runtime/src/engine/memory.rs",
     "runtime/src/engine/run.rs",

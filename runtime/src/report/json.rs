@@ -61,12 +61,12 @@ fn model(manifest: &Manifest) -> Value {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact to a microsecond for centuries")]
-fn seconds(ns: i64) -> f64 {
+pub(crate) fn seconds(ns: i64) -> f64 {
     (ns as f64 / S_NS * 1e6).round() / 1e6
 }
 
 /// `value` to `n_places` decimal places; `None` when it is no number, which JSON can't hold.
-pub(super) fn rounded(value: f32, n_places: i32) -> Option<f64> {
+pub(crate) fn rounded(value: f32, n_places: i32) -> Option<f64> {
     let unit = 10f64.powi(n_places);
     value.is_finite().then(|| (f64::from(value) * unit).round() / unit)
 }

@@ -264,12 +264,12 @@ fn shell_word(text: &str) -> String {
 }
 
 /// The matrix of a picture that doesn't name its own: SD is BT.601, larger is BT.709, as players guess.
-fn unnamed_matrix(width_px: u32, height_px: u32) -> ColorMatrix {
+pub(crate) fn unnamed_matrix(width_px: u32, height_px: u32) -> ColorMatrix {
     if width_px >= 1280 || height_px > 576 { ColorMatrix::Bt709 } else { ColorMatrix::Bt601 }
 }
 
 /// Checks a declared size against [`MAX_SIDE_PX`] and [`MAX_PIXELS`]; the error is what was found.
-fn check_size_px(width_px: u32, height_px: u32) -> Result<(), String> {
+pub(crate) fn check_size_px(width_px: u32, height_px: u32) -> Result<(), String> {
     let is_fine = (1..=MAX_SIDE_PX).contains(&width_px)
         && (1..=MAX_SIDE_PX).contains(&height_px)
         && u64::from(width_px) * u64::from(height_px) <= MAX_PIXELS;
@@ -277,8 +277,16 @@ fn check_size_px(width_px: u32, height_px: u32) -> Result<(), String> {
 }
 
 /// The limits of [`check_size_px`] in words.
-fn size_limit() -> String {
+pub(crate) fn size_limit() -> String {
     format!("1 to {MAX_SIDE_PX} pixels a side and at most {} million", MAX_PIXELS / 1_000_000)
+}
+
+/// Decodes a frame of Motion JPEG whose sender promises `height_px` rows (0: unknown); time and index are 0.
+///
+/// # Errors
+/// What was expected and what was found.
+pub fn decode_motion_jpeg(bytes: &[u8], height_px: u32) -> Result<Frame, (String, String)> {
+    mjpeg::decode(bytes, height_px).map_err(|error| (error.expected, error.found))
 }
 
 /// Feeds the H.264 decoder outside bytes: an avcC record, then access units, each behind its length in

@@ -1,0 +1,72 @@
+//! Where events go out: each outlet has a queue of its own, and none can hold up the others or the watching.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use super::Event;
+
+/// Events that wait for an outlet.
+const QUEUE: usize = 1024;
+
+/// Gives every event to every outlet.
+#[derive(Debug, Default)]
+pub struct Hub {
+    outlets: Vec<SyncSender<Arc<Event>>>,
+    /// Where nothing may be lost, the watching waits for the outlets.
+    is_lossless: bool,
+    n_lost: AtomicU64,
+}
+
+impl Hub {
+    /// Without outlets.
+    pub fn new(is_lossless: bool) -> Self {
+        Hub { is_lossless, ..Hub::default() }
+    }
+
+    /// Another outlet: what it receives are the events from now on, until the hub is dropped.
+    pub fn subscribe(&mut self) -> Receiver<Arc<Event>> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        self.outlets.push(sender);
+        receiver
+    }
+
+    /// Gives out an event. An outlet whose queue is full, or that has ended, goes without.
+    pub fn publish(&self, event: Event) {
+        let event = Arc::new(event);
+        for outlet in &self.outlets {
+            if self.is_lossless {
+                // One that has ended wants nothing.
+                let _ = outlet.send(Arc::clone(&event));
+            } else if let Err(TrySendError::Full(_)) = outlet.try_send(Arc::clone(&event)) {
+                self.n_lost.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Events that an outlet was too slow for.
+    pub fn n_lost(&self) -> u64 {
+        self.n_lost.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::{Stamp, What};
+    use super::*;
+
+    #[test]
+    fn a_slow_outlet_loses_what_is_too_much_and_holds_up_nobody() {
+        let mut hub = Hub::new(false);
+        let (slow, ended) = (hub.subscribe(), hub.subscribe());
+        drop(ended);
+        let stamp = Stamp { file: "x".into(), start_ns: 0 };
+        for n in 0..QUEUE + 5 {
+            let track_id = u32::try_from(n).unwrap();
+            hub.publish(stamp.event(0, What::FaceAppeared { track_id, bbox: [0.0; 4] }));
+        }
+        assert_eq!(hub.n_lost(), 5);
+        drop(hub);
+        assert_eq!(slow.iter().count(), QUEUE);
+    }
+}

@@ -1,0 +1,19 @@
+//! Watching a live source: frames in, events out, for as long as it takes.
+//!
+//! One thread captures and leaves the newest frame in the [`mailbox`]; the caller's thread looks at it when the [`pace`]
+//! says so ([`live`]); each outlet of the [`hub`] writes in a thread of its own. Every queue between them is bounded.
+
+pub mod event;
+pub mod hub;
+pub mod lines;
+pub mod live;
+mod machine;
+pub mod mailbox;
+pub mod notify;
+pub mod pace;
+mod settings;
+mod watcher;
+
+pub use event::Event;
+pub use settings::Settings;
+pub use watcher::{Latencies, Watcher};
