@@ -161,50 +161,6 @@ class CheckpointWeights:
         return weight * gain[:, None, None, None], bias
 
 
-def streams(architecture):
-    """Return `{stream: (writers, readers)}`: which layers write and read each chain of residual sums.
-
-    A stream is named after its first projection. Every sum of a stream and every projection into it have its channels.
-    """
-    found, stream = {}, None
-    for block_idx, block in enumerate(blocks(architecture)):
-        reader = f"blocks.{block_idx}.{'depthwise' if block.n_expanded == block.n_in else 'expand'}"
-        if stream:
-            found[stream][1].append(reader)
-        if not block.residual:
-            stream = f"blocks.{block_idx}.project"
-            found[stream] = ([], [])
-        found[stream][0].append(f"blocks.{block_idx}.project")
-    found[stream][1].append("features")
-    return found
-
-
-class EqualizedWeights:
-    """Other weights with each stream's channels divided by a factor, which its readers undo.
-
-    Changes nothing in exact arithmetic, as only sums lie between; it lets one scale per tensor fit all channels. Only for
-    members whose readers are all pointwise. Source: Nagel et al., "Data-Free Quantization through Weight Equalization
-    and Bias Correction" (2019).
-    """
-
-    def __init__(self, weights, architecture, factors):
-        self.weights = weights
-        self.divided, self.multiplied = {}, {}
-        for stream, (writers, readers) in streams(architecture).items():
-            self.divided |= dict.fromkeys(writers, np.asarray(factors[stream]))
-            self.multiplied |= dict.fromkeys(readers, np.asarray(factors[stream]))
-
-    def layer(self, name, shape):
-        """Return (weight of `shape`, bias) in float64 for the layer called `name`."""
-        weight, bias = self.weights.layer(name, shape)
-        if name in self.multiplied:
-            weight = weight * self.multiplied[name][None, :, None, None]
-        if name in self.divided:
-            factor = self.divided[name]
-            weight, bias = weight / factor[:, None, None, None], bias / factor
-        return weight, bias
-
-
 class EfficientNet(Builder):
     """Adds the family's parts."""
 

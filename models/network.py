@@ -19,9 +19,9 @@ INPUT_STEP = {"scale": 1 / STD, "zero_point": MEAN}
 class Builder:
     """Adds layers to a graph; `side_px` is the side of the square that the flow has reached.
 
-    `layers` names the convolutions and dense layers in order, `steps` the tensors that int8 rounds to 8 bits.
+    `steps` names the tensors that int8 rounds to 8 bits.
     `weights` has `layer(name, shape)` -> (weight, bias) in float64. `calibration` is what
-    `ranges.calibrate` gives, and may hold a `bias_shift` per layer; without it the graph is in float. Tensors are [N,C,H,W].
+    `ranges.calibrate` gives; without it the graph is in float. Tensors are [N,C,H,W].
     """
 
     def __init__(self, name, weights, side_px, calibration=None):
@@ -31,7 +31,6 @@ class Builder:
         self.input_px = self.side_px = side_px
         self.calibration = calibration
         self.n_classes = N_CLASSES
-        self.layers = []
         self.steps = []
         self.step_of = {}
 
@@ -60,13 +59,11 @@ class Builder:
 
     def parameters(self, source, name, shape):
         """Add a layer's weight and bias for the flow `source` and return their names."""
-        self.layers.append(name)
         weight, bias = self.weights.layer(name, shape)
         if self.calibration is None:
             weight_name = self.graph.constant(f"{name}.weight", np.float32(weight))
             return [weight_name, self.graph.constant(f"{name}.bias", np.float32(bias))]
         input_scale = self.step_of[source]["scale"]
-        bias = bias + np.asarray(self.calibration.get("bias_shift", {}).get(name, 0.0))
         integers, scale = quantize_per_channel(weight, least_weight_scale(bias, input_scale))
         bias_scale = np.float32(input_scale) * scale
         weight_name = self.graph.dequantized(f"{name}.weight", integers, scale)

@@ -55,18 +55,6 @@ def sampled(model, taps, inputs, rng):
     return {tap: np.concatenate(parts).astype(np.float64) for tap, parts in values.items()}
 
 
-def channel_reach(model, names, inputs, rng):
-    """Return [C]: how far from zero each channel goes in any of a float model's tensors `names` [N,C,H,W]."""
-    run, rows = session(exposed(model, names)), []
-    n_each = -(-MAX_VALUES // (len(inputs) * len(names)))
-    for tensor in inputs:
-        for found in run.run(list(names), {"input": tensor}):
-            flat = np.moveaxis(found, 1, -1).reshape(-1, found.shape[1])
-            rows.append(flat if len(flat) <= n_each else flat[rng.integers(0, len(flat), n_each)])
-    channels = np.concatenate(rows).astype(np.float64).T
-    return [max(-low, high) for low, high in map(clipped_range, channels)]
-
-
 def calibrate(network, inputs, rng):
     """Return the calibration of the float `Builder` `network`: a scale and zero point for each of its steps.
 
@@ -78,36 +66,6 @@ def calibrate(network, inputs, rng):
         scale = float(f"{(high - low) / 255:.6g}")
         activations[name] = {"scale": scale, "zero_point": int(np.clip(round(-low / scale), 0, 255))}
     return {"activations": activations}
-
-
-def rounded(numbers):
-    """Return floats cut to 6 digits, as JSON keeps them."""
-    return [float(f"{number:.6g}") for number in np.atleast_1d(numbers)]
-
-
-def mean_outputs(model, taps, inputs):
-    """Return `{tap: [C]}`: the mean of each channel of inner tensors [N,C,...] over `inputs`."""
-    run, sums, n_inputs = session(exposed(model, taps)), dict.fromkeys(taps, 0.0), 0
-    for tensor in inputs:
-        n_inputs += len(tensor)
-        for tap, found in zip(taps, run.run(list(taps), {"input": tensor})):
-            sums[tap] += found.reshape(*found.shape[:2], -1).mean(axis=2, dtype=np.float64).sum(axis=0)
-    return {tap: total / n_inputs for tap, total in sums.items()}
-
-
-def bias_shifts(build, calibration, inputs):
-    """Return what each layer's bias must gain so that the layer's mean output is the float network's.
-
-    `build(calibration)` gives the `Builder` in int8, or in float for None. Each shift is measured with those before it
-    in place. The last layer gives the logits and is left alone.
-    """
-    network = build(None)
-    exact = mean_outputs(network.model(), network.layers[:-1], inputs)
-    shifts = {}
-    for name, expected in exact.items():
-        int8 = build(calibration | {"bias_shift": shifts}).model()
-        shifts[name] = rounded(expected - mean_outputs(int8, [name], inputs)[name])
-    return shifts
 
 
 def read(path):

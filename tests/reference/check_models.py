@@ -3,10 +3,10 @@
     python tests/reference/check_models.py [--goldens-only]
 
 - every shipped ONNX file passes onnx.checker and runs in ONNX Runtime;
-- the MTCNN networks, the landmarks and the default bundle, rebuilt from the pinned packages, have the committed bytes;
+- the MTCNN networks and the landmarks, rebuilt from the pinned packages, have the committed bytes;
 - the landmarks are those of their network written out in numpy (`landmarks.py`);
 - the manifest's size and SHA-256 are the model's;
-- the int8 Lite0 backbone with its own ImageNet classifier names a cat and an espresso;
+- the Lite0 backbone with its own ImageNet classifier names a cat and an espresso;
 - `goldens.py` writes `.cache/goldens/`, whose format it describes.
 """
 
@@ -22,14 +22,14 @@ import onnxruntime
 
 REPO = Path(__file__).resolve().parents[2]
 MODELS = REPO / "models"
-sys.path[:0] = [str(MODELS), str(MODELS / "mtcnn"), str(MODELS / "default")]
+sys.path[:0] = [str(MODELS), str(MODELS / "mtcnn")]
 
-import build as default_bundle
 import convert
 import fetch
 import goldens
 import landmarks
 import mtcnn as reference
+from efficientnet import ARCHITECTURES, CheckpointWeights, build
 from graph import save
 
 # ImageNet classes: tabby, tiger cat, Egyptian cat; espresso.
@@ -77,10 +77,6 @@ def check_rebuild():
         save(landmarks.convert.build(), Path(scratch) / "landmarks.onnx")
         same = (Path(scratch) / "landmarks.onnx").read_bytes() == landmarks.MODEL.read_bytes()
         expect(same, "models/landmarks/landmarks.onnx rebuilds to the same bytes")
-        default_bundle.build_into(Path(scratch))
-        for name in ("model.onnx", "manifest.json"):
-            same = (Path(scratch) / name).read_bytes() == (MODELS / "default" / name).read_bytes()
-            expect(same, f"models/default/{name} rebuilds to the same bytes")
 
 
 def check_manifest():
@@ -93,7 +89,8 @@ def check_manifest():
 
 def check_backbone():
     """The Lite0 backbone still recognises everyday things, so its folding and padding are right."""
-    run = session(default_bundle.int8(imagenet=True).model().SerializeToString())
+    weights = CheckpointWeights(fetch.UPSTREAM / "lite0" / "lite0.pth", 1, ARCHITECTURES["lite0"])
+    run = session(build("lite0", weights, 224, imagenet=True).model().SerializeToString())
     for photo, classes in PHOTO_CLASSES.items():
         logits = run.run(None, {"input": goldens.centre_crop(fetch.UPSTREAM / "photos" / photo, 224)})[0][0]
         top = int(logits.argmax())

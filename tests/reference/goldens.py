@@ -37,9 +37,9 @@ GOLDENS = REPO / ".cache" / "goldens"
 B5 = REPO / ".cache" / "models" / "b5.onnx"
 B5_SEED, B5_SIZE_PX = 5, 300
 SEED = 3
-sys.path[:0] = [str(MODELS), str(MODELS / "default")]
+sys.path.insert(0, str(MODELS))
 
-import compare_int8
+import crops
 import efficientnet
 import fetch
 import mtcnn as reference
@@ -155,15 +155,15 @@ def write_detector(rng):
 
 def write_crops(models):
     """Write the faces of the clips and the logits of `models`, one crop at a time."""
-    crops = compare_int8.held_out_crops()
-    pixels = np.concatenate(crops) * zoo.STD + zoo.MEAN
+    faces = crops.face_crops()
+    pixels = np.concatenate(faces) * zoo.STD + zoo.MEAN
     described = {"crops": write_tensor("crops.u8", np.rint(pixels).transpose(0, 2, 3, 1), "u1"), "logits": {}}
     for k, path in enumerate(models):
         run = session(onnx.load(str(path)))
-        logits = np.concatenate([run.run(["logits"], {"input": crop})[0] for crop in crops])
+        logits = np.concatenate([run.run(["logits"], {"input": crop})[0] for crop in faces])
         described["logits"][str(path.relative_to(REPO))] = write_tensor(f"crops.logits{k}.f32", logits)
     (GOLDENS / "crops.json").write_text(json.dumps(described, indent=1) + "\n")
-    print(f"ok: {len(crops)} crops of faces")
+    print(f"ok: {len(faces)} crops of faces")
 
 
 def write_all():

@@ -1,9 +1,4 @@
-"""Compare the default classifier in int8 with itself in float, over faces of clips that its ranges weren't measured on.
-
-    python tests/reference/compare_int8.py
-
-Prints how far the scores lie apart. Needs what tests/setup makes.
-"""
+"""Face crops of the fetched clips, as the classifier takes them."""
 
 import re
 import subprocess
@@ -12,15 +7,14 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
 CLIPS = REPO / ".cache" / "clips"
-sys.path[:0] = [str(REPO / "models"), str(REPO / "models" / "default")]
+sys.path.insert(0, str(REPO / "models"))
 
-import build as default_bundle
-import calibrate
 import mtcnn as reference
-import ranges
+from zoo import normalised
 
 CLIP_NAMES = tuple(
     f"{name}.mp4"
@@ -28,6 +22,7 @@ CLIP_NAMES = tuple(
 )
 FRAMES_PER_CLIP, LONGER_SIDE_PX = 40, 640
 MIN_FACE_PX, MIN_CONFIDENCE = 40, 0.9
+SIZE_PX, MARGIN = 224, 0.3
 
 
 def frames(path):
@@ -46,35 +41,21 @@ def frames(path):
         yield np.frombuffer(ppm[header.end() : at], np.uint8).reshape(height_px, width_px, 3)
 
 
-def held_out_crops():
-    """Return face crops [1,3,S,S] of the clips, as the classifier takes them."""
+def square_crop(picture, box):
+    """Return the square about `box` with the margin, mirrored where it leaves u8 RGB `picture`, as a model input."""
+    side = round(max(box[2] - box[0], box[3] - box[1]) * (1 + MARGIN))
+    left, top = (round((box[axis] + box[axis + 2] - side) / 2) for axis in (0, 1))
+    padded = np.pad(picture, [(side, side), (side, side), (0, 0)], mode="reflect")
+    square = padded[top + side : top + 2 * side, left + side : left + 2 * side]
+    return normalised(Image.fromarray(square).resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX))
+
+
+def face_crops():
+    """Return the crops [1,3,S,S] of all clips."""
     detector = reference.Detector(reference.load_networks("int8"), MIN_FACE_PX)
     crops = []
     for name in CLIP_NAMES:
         for frame in frames(CLIPS / name):
             boxes, confidences, _ = detector.detect(frame)
-            sure = boxes[confidences > MIN_CONFIDENCE]
-            crops += [calibrate.square_crop(frame, box, default_bundle.MARGIN) for box in sure]
+            crops += [square_crop(frame, box) for box in boxes[confidences > MIN_CONFIDENCE]]
     return crops
-
-
-def scores(model, crops):
-    """Return P(fake) of each crop."""
-    run = ranges.session(model)
-    logits = np.concatenate([run.run(["logits"], {"input": crop})[0] for crop in crops]).astype(np.float64)
-    return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
-
-
-def main():
-    crops = held_out_crops()
-    exact = scores(default_bundle.network().model(), crops)
-    int8 = scores(default_bundle.int8().model(), crops)
-    error = np.abs(int8 - exact)
-    spread = f"{exact.min():.3f} to {exact.max():.3f}, standard deviation {exact.std():.3f}"
-    print(f"{len(crops)} crops of {len(CLIP_NAMES)} clips; float scores {spread}")
-    percentiles = ", ".join(f"{k} % {np.percentile(error, k):.4f}" for k in (50, 95, 100))
-    print(f"|int8 - float|: mean {error.mean():.4f}, {percentiles}; mean difference {np.mean(int8 - exact):+.4f}")
-
-
-if __name__ == "__main__":
-    main()
