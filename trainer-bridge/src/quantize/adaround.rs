@@ -83,11 +83,11 @@ impl Pixels {
 /// sums.
 pub fn sample(node: &Node, input: &Tensor, wanted: &Tensor, n_each: i64) -> Pixels {
     let (n, n_out) = (wanted.size()[0], wanted.size()[1]);
-    let Kind::Convolution(convolution) = &node.kind else {
+    let Kind::Convolution { window, .. } = &node.kind else {
         return Pixels { windows: input.shallow_clone(), wanted: wanted.shallow_clone() };
     };
-    let (padded, padding) = super::float::padded(convolution, input);
-    let [kernel_px, stride] = [convolution.kernel_px, convolution.stride].map(|side| [side; 2]);
+    let (padded, padding) = super::float::padded(window, input);
+    let [kernel_px, stride] = [window.kernel_px, window.stride].map(|side| [side; 2]);
     let mut parts = (Vec::new(), Vec::new());
     // One picture at a time: windows take as many times the memory as they have taps.
     for at in 0..n {

@@ -124,12 +124,12 @@ pub fn measure(float: &Float, int8: &Int8, batches: &[Tensor], mut progress: imp
 fn kind(node: &Node) -> &'static str {
     match node.kind {
         Kind::Input => "input",
-        Kind::Convolution(_) if node.is_depthwise() => "depthwise convolution",
-        Kind::Convolution(_) => "convolution",
+        Kind::Convolution { .. } if node.is_depthwise() => "depthwise convolution",
+        Kind::Convolution { .. } => "convolution",
         Kind::Dense { .. } => "dense",
         Kind::Silu => "SiLU",
         Kind::Sigmoid => "sigmoid",
-        Kind::MaxPool { .. } => "max pool",
+        Kind::MaxPool(_) => "max pool",
         Kind::Mean => "mean",
         Kind::Flatten => "flatten",
         Kind::Multiply => "product",
