@@ -32,17 +32,20 @@ pub struct Settings {
 
 /// What follows a layer before its values are rounded or used.
 #[derive(Clone, Copy, Debug)]
-pub enum After {
+pub enum After<'a> {
     /// A clip.
     Clip(Clip),
+    /// A node's own slopes and clip.
+    Own(&'a Node),
     /// SiLU.
     Silu,
 }
 
-impl After {
+impl After<'_> {
     fn apply(self, values: Tensor) -> Tensor {
         match self {
             After::Clip(clip) => clip.apply(values),
+            After::Own(node) => node.activated(values),
             After::Silu => values.silu(),
         }
     }
@@ -69,7 +72,7 @@ impl Pixels {
     }
 
     /// Mean over pixels of the squared distance from what is wanted, after the activation.
-    fn lost(&self, weight: &Tensor, bias: &Tensor, after: After) -> Tensor {
+    fn lost(&self, weight: &Tensor, bias: &Tensor, after: After<'_>) -> Tensor {
         let difference = after.apply(self.sums(weight, bias)) - after.apply(self.wanted.shallow_clone());
         difference.square().sum_dim_intlist([1i64].as_slice(), false, None).mean(Type::Float)
     }
@@ -105,7 +108,7 @@ pub fn sample(node: &Node, input: &Tensor, wanted: &Tensor, n_each: i64) -> Pixe
 
 /// The weight in whole numbers, rounded so that `pixels` come out best; rounded to the nearest where nothing better is
 /// found. libtorch's randomness.
-pub fn round_weight(latent: &Latent, pixels: &Pixels, after: After, settings: Settings) -> Tensor {
+pub fn round_weight(latent: &Latent, pixels: &Pixels, after: After<'_>, settings: Settings) -> Tensor {
     let columns = per_output(&latent.scale, &latent.weight);
     let units = &latent.weight / &columns;
     let floor = units.floor();

@@ -63,7 +63,7 @@ fn classes(plan: &Plan) -> Vec<Class> {
                 is_fixed[idx] = true;
                 is_fixed[node.inputs[0]] = true;
             }
-            Kind::MaxPool(_) | Kind::Mean | Kind::Flatten | Kind::Multiply | Kind::Add => {
+            Kind::MaxPool(_) | Kind::Mean | Kind::Flatten | Kind::Relu | Kind::Multiply | Kind::Add => {
                 for &input in &node.inputs {
                     let (from, to) = (class_of[idx], class_of[input]);
                     class_of.iter_mut().filter(|class| **class == from).for_each(|class| *class = to);

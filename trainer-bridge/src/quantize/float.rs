@@ -52,7 +52,7 @@ impl Float {
         parameters.unwrap_or_else(|| unreachable!("{} has weights", self.plan.nodes[idx].name))
     }
 
-    /// A node's values before its clip, of its inputs' values.
+    /// A node's values before its slopes and its clip, of its inputs' values.
     pub fn unclipped(&self, idx: usize, inputs: &[&Tensor]) -> Tensor {
         let node = &self.plan.nodes[idx];
         if node.is_product() {
@@ -65,6 +65,7 @@ impl Float {
             Kind::MaxPool(window) => max_pool(inputs[0], window),
             Kind::Mean => inputs[0].mean_dim([2i64, 3].as_slice(), true, None),
             Kind::Flatten => inputs[0].flatten(1, -1),
+            Kind::Relu => inputs[0].relu(),
             Kind::Multiply => inputs[0] * inputs[1],
             Kind::Add => inputs[0] + inputs[1],
             Kind::Input | Kind::Convolution { .. } | Kind::Dense { .. } => inputs[0].shallow_clone(),
@@ -76,7 +77,7 @@ impl Float {
         if idx == 0 {
             return input.shallow_clone();
         }
-        self.plan.nodes[idx].clip.apply(self.unclipped(idx, inputs))
+        self.plan.nodes[idx].activated(self.unclipped(idx, inputs))
     }
 
     /// The logits of f32 `input` [N,3,S,S].

@@ -57,6 +57,7 @@ impl Int8 {
             Kind::Input => step.centred(input),
             Kind::Convolution { .. } | Kind::Dense { .. } => self.product(idx, inputs[0]),
             Kind::Silu => self.table(idx, inputs[0], Tensor::silu, |x| x * candor::engine::sigmoid(x)),
+            Kind::Relu => self.table(idx, inputs[0], Tensor::relu, |x| x.max(0.0)),
             Kind::Sigmoid => self.table(idx, inputs[0], Tensor::sigmoid, candor::engine::sigmoid),
             Kind::MaxPool(window) => max_pool(inputs[0], window),
             Kind::Flatten => inputs[0].flatten(1, -1),
@@ -95,11 +96,11 @@ impl Int8 {
                     return sums * per_channel(&scales, node);
                 }
                 let multipliers = scales / f64::from(step.scale);
-                step.rounded(&(sums * per_channel(&multipliers, node)))
+                step.rounded(&node.bent(sums * per_channel(&multipliers, node)))
             }
             Layer::Float { weight, bias } => {
                 let values = product(node, &source.reals(input), weight, Some(bias));
-                if is_last { values } else { step.centred(&node.clip.apply(values)) }
+                if is_last { values } else { step.centred(&node.activated(values)) }
             }
         }
     }

@@ -47,6 +47,8 @@ pub enum Kind {
     Mean,
     /// [N,C,1,1] as [N,C].
     Flatten,
+    /// max(x, 0) of what others read as well.
+    Relu,
     /// First input x second, which is [N,C,1,1].
     Multiply,
     /// First input + second.
@@ -86,11 +88,27 @@ pub struct Node {
     pub kind: Kind,
     /// Which earlier nodes it reads, by index.
     pub inputs: Vec<usize>,
+    /// For each channel, what its negative values are multiplied by (PReLU), before the clip.
+    pub slopes: Option<Vec<f32>>,
     /// What its values are cut to.
     pub clip: Clip,
 }
 
 impl Node {
+    /// Applies slopes to real values [N,C,...]; an activation's other part is the clip.
+    pub fn bent(&self, values: Tensor) -> Tensor {
+        let Some(slopes) = &self.slopes else { return values };
+        let mut shape = vec![1; values.dim()];
+        shape[1] = -1;
+        let slopes = Tensor::from_slice(slopes).to_device(values.device()).reshape(shape);
+        values.where_self(&values.ge(0.0), &(&values * slopes))
+    }
+
+    /// Applies slopes and clip to real values [N,C,...].
+    pub fn activated(&self, values: Tensor) -> Tensor {
+        self.clip.apply(self.bent(values))
+    }
+
     /// Whether it has weights.
     pub fn is_product(&self) -> bool {
         matches!(self.kind, Kind::Convolution { .. } | Kind::Dense { .. })
@@ -125,6 +143,7 @@ impl Plan {
             layer: name.into(),
             kind: Kind::Dense { n_in: description.n_features, n_out: n_classes },
             inputs: vec![plan.nodes.len() - 1],
+            slopes: None,
             clip: Clip::None,
         });
         plan.with_readers()
@@ -182,8 +201,13 @@ impl Plan {
                 _ => side_px,
             });
             let (name, clip) = (layer.name.clone(), Clip::None);
-            nodes.push(Node { layer: name.clone(), name, kind, inputs, clip });
+            nodes.push(Node { layer: name.clone(), name, kind, inputs, slopes: None, clip });
         }
+        Plan::of_nodes(nodes)
+    }
+
+    /// A plan of nodes that each read earlier ones.
+    pub(super) fn of_nodes(nodes: Vec<Node>) -> Self {
         Plan { nodes, last_reader: Vec::new() }.with_readers()
     }
 

@@ -62,6 +62,7 @@ impl Writer<'_> {
                 self.operator("Sigmoid", inputs.clone(), &gate, vec![]);
                 self.operator("Mul", [inputs, vec![gate]].concat(), name, vec![])
             }
+            Kind::Relu => self.operator("Relu", inputs, name, vec![]),
             Kind::Sigmoid => self.operator("Sigmoid", inputs, name, vec![]),
             Kind::MaxPool(window) => {
                 let attributes = window_attributes(window.kernel_px, window.stride, window.pads);
@@ -94,7 +95,8 @@ impl Writer<'_> {
         match network.layers[idx].as_ref().unwrap_or_else(|| unreachable!("{} has weights", node.name)) {
             Layer::Int8(integers) => {
                 let parameters = self.integers(node, integers, network.input_step(idx, 0).scale);
-                self.operator(op_type, [inputs, parameters].concat(), output, attributes)
+                let sums = self.operator(op_type, [inputs, parameters].concat(), output, attributes);
+                self.bent(node, sums)
             }
             Layer::Float { weight, bias } => {
                 let parameters = [("weight", weight), ("bias", bias)].map(|(what, values)| {
@@ -102,6 +104,7 @@ impl Writer<'_> {
                     self.constant(name, FLOAT, values.size(), little_endian(values))
                 });
                 let sums = self.operator(op_type, [&inputs[..], &parameters].concat(), output, attributes);
+                let sums = self.bent(node, sums);
                 match node.clip {
                     Clip::None => sums,
                     Clip::Relu => self.operator("Relu", vec![sums], &node.name, vec![]),
@@ -115,6 +118,18 @@ impl Writer<'_> {
                 }
             }
         }
+    }
+
+    /// Appends a node's slopes, if it has any.
+    fn bent(&mut self, node: &Node, sums: String) -> String {
+        let Some(slopes) = &node.slopes else { return sums };
+        let bytes = slopes.iter().flat_map(|slope| slope.to_le_bytes()).collect();
+        let mut dims = vec![i64::try_from(slopes.len()).unwrap_or(i64::MAX)];
+        if matches!(node.kind, Kind::Convolution { .. }) {
+            dims.extend([1, 1]);
+        }
+        let slopes = self.constant(format!("{}.slope", node.name), FLOAT, dims, bytes);
+        self.operator("PRelu", vec![sums, slopes], &node.name, vec![])
     }
 
     fn integers(&mut self, node: &Node, integers: &Integers, input_scale: f32) -> Vec<String> {

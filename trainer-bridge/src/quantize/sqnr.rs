@@ -132,6 +132,7 @@ fn kind(node: &Node) -> &'static str {
         Kind::MaxPool(_) => "max pool",
         Kind::Mean => "mean",
         Kind::Flatten => "flatten",
+        Kind::Relu => "ReLU",
         Kind::Multiply => "product",
         Kind::Add => "sum",
     }
