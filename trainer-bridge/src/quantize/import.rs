@@ -227,8 +227,8 @@ impl Reader<'_> {
         let Some(name) = operator.input.get(nth).filter(|name| !name.is_empty()) else { return Ok(None) };
         let constant =
             self.constants.get(name.as_str()).ok_or_else(|| format!("{name}: expected a constant"))?;
-        let sides = constant.dims.iter().map(|&side| usize::try_from(side).ok());
-        let n_values = sides.fold(Some(1usize), |n, side| n?.checked_mul(side?));
+        let mut sides = constant.dims.iter().map(|&side| usize::try_from(side).ok());
+        let n_values = sides.try_fold(1usize, |n, side| n.checked_mul(side?));
         let (words, odd) = constant.raw_data.as_chunks::<4>();
         if constant.data_type != FLOAT || n_values != Some(words.len()) || !odd.is_empty() {
             let (dims, n_bytes) = (&constant.dims, constant.raw_data.len());
