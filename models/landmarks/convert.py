@@ -1,11 +1,12 @@
 """Build the network of 68 face landmarks as ONNX from face-api's weights.
 
-    python models/landmarks/convert.py [--into DIR]
+    python models/landmarks/convert.py [--into DIR] [--float]
 
 `input`, f32 [1,3,112,112]: RGB, (x - mean) / 255 with MEAN below. `landmarks`, f32 [1,136]: x, y of each landmark in turn,
 as fractions of the input's side, in iBUG order. Four blocks of separable convolutions, each block's layers summed one on
 another, then the mean over the last 7x7 cells and one dense layer. The weights stay the upstream file's bytes, one scale
-per tensor, behind DequantizeLinear; only the dense layer's bias, whose range leaves out zero, is f32.
+per tensor, behind DequantizeLinear; only the dense layer's bias, whose range leaves out zero, is f32. With --float all of
+them are, as `trainer-bridge quantize-net` takes them.
 """
 
 import argparse
@@ -48,15 +49,16 @@ def read_tensors(folder=fetch.UPSTREAM / "landmarks"):
 class Builder:
     """Adds layers to a graph, with weights of the upstream file."""
 
-    def __init__(self):
+    def __init__(self, is_float):
         self.graph = Graph("landmarks")
         self.tensors = read_tensors()
+        self.is_float = is_float
 
     def weight(self, name, axes):
         """Add tensor `name`, its axes in the order `axes`; return the name of the floats."""
         values, scale, low = self.tensors[name]
         zero = round(-low / scale)
-        if not 0 <= zero <= 255 or abs(zero * scale + low) > 1e-6:
+        if self.is_float or not 0 <= zero <= 255 or abs(zero * scale + low) > 1e-6:
             return self.graph.constant(name, np.float32(values * scale + low).transpose(axes))
         inputs = [
             self.graph.constant(f"{name}.u8", values.transpose(axes)),
@@ -88,9 +90,9 @@ class Builder:
         return source
 
 
-def build():
-    """Return the ONNX model."""
-    builder = Builder()
+def build(is_float=False):
+    """Return the ONNX model, with f32 weights or the upstream file's bytes."""
+    builder = Builder(is_float)
     graph, source = builder.graph, "input"
     for k in range(N_BLOCKS):
         source = builder.block(f"dense{k}", source, k == 0)
@@ -105,9 +107,11 @@ def build():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", type=Path, default=HERE, help="where the network goes")
-    path = parser.parse_args().into / "landmarks.onnx"
+    parser.add_argument("--float", action="store_true", help="write f32 weights")
+    args = parser.parse_args()
+    path = args.into / "landmarks.onnx"
     fetch.fetch_all()
-    save(build(), path)
+    save(build(args.float), path)
     print(f"{path}: {path.stat().st_size} bytes")
 
 

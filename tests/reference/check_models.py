@@ -22,6 +22,7 @@ import onnxruntime
 
 REPO = Path(__file__).resolve().parents[2]
 MODELS = REPO / "models"
+FLOAT_LANDMARKS = REPO / ".cache" / "models" / "landmarks-float" / "landmarks.onnx"
 sys.path[:0] = [str(MODELS), str(MODELS / "mtcnn")]
 
 import convert
@@ -118,6 +119,7 @@ def main():
         check_landmarks()
     for net in convert.NETWORKS:
         save(convert.build(net), reference.FLOAT_MODELS / f"{net}.onnx")
+    save(landmarks.convert.build(is_float=True), FLOAT_LANDMARKS)
     goldens.write_all()
 
 

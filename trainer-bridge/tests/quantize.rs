@@ -4,17 +4,20 @@
 
 mod support;
 
+use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candor::engine::Engine;
+use candor::engine::{Engine, Model, sigmoid};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use support::{OnnxRuntime, largest_difference, noise, used_network, values};
+use support::{OnnxRuntime, cached, largest_difference, noise, used_network, values};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor, no_grad};
 use trainer_bridge::model::{Backbone, Spec};
 use trainer_bridge::quantize::adaround::{self, After, Pixels};
+use trainer_bridge::quantize::equalize::equalize;
 use trainer_bridge::quantize::float::Float;
+use trainer_bridge::quantize::import::Imported;
 use trainer_bridge::quantize::int8::{Int8, Layer};
 use trainer_bridge::quantize::numbers::{Latent, Step, WeightRange};
 use trainer_bridge::quantize::plan::Clip;
@@ -34,7 +37,7 @@ fn quantized(spec: &Spec, method: Method, weights: WeightRange) -> (Float, Int8)
     let variables = VarStore::new(Device::Cpu);
     let float = Float::new(&used_network(&variables, spec));
     let values = ranges::observe(&float, &[noise(2, spec)], &mut ChaCha8Rng::seed_from_u64(SEED), || ());
-    let steps = ranges::steps(&float, &values, method, spec);
+    let steps = ranges::steps(&float, &values, method, ranges::input_step(spec));
     let int8 = rounded(&float, steps, weights);
     (float, int8)
 }
@@ -58,6 +61,21 @@ fn bytes(int8: &Int8, picture: &Tensor) -> Vec<(String, Vec<u8>)> {
     found
 }
 
+/// Compares every tensor of one picture with the engine's; gives the number of tensors.
+fn compare_bytes(network: &str, model: &mut Model, int8: &Int8, picture: &Tensor) -> usize {
+    let own = bytes(int8, picture);
+    let mut n_compared = 0;
+    for traced in model.trace(&values(picture)).unwrap().iter() {
+        let Some((_, own)) = own.iter().find(|(name, _)| *name == traced.tensor) else { continue };
+        let pairs = traced.bytes.iter().zip(own);
+        let n_different = pairs.filter(|(a, b)| a != b).count() + traced.bytes.len().abs_diff(own.len());
+        let n_bytes = own.len();
+        assert_eq!(n_different, 0, "{network}: {n_different} of {n_bytes} bytes of {}", traced.tensor);
+        n_compared += 1;
+    }
+    n_compared
+}
+
 #[test]
 fn int8_networks_give_the_engines_bytes() {
     let _turn = turn();
@@ -77,22 +95,7 @@ fn int8_networks_give_the_engines_bytes() {
         let shape = [1, 3, size_px as usize, size_px as usize];
         let mut model = Engine::default().load(member.name(), &onnx[..], &shape).unwrap();
         assert!(model.ops().iter().all(|op| op.is_int8 || op.kind == "emit"), "{member}: {:?}", model.ops());
-        let own = bytes(&int8, &picture);
-        let mut n_compared = 0;
-        for traced in model.trace(&values(&picture)).unwrap().iter() {
-            let Some((_, own)) = own.iter().find(|(name, _)| *name == traced.tensor) else { continue };
-            let pairs = traced.bytes.iter().zip(own);
-            let n_different = pairs.filter(|(a, b)| a != b).count() + traced.bytes.len().abs_diff(own.len());
-            assert_eq!(
-                n_different,
-                0,
-                "{member}: {} of {} bytes of {}",
-                n_different,
-                own.len(),
-                traced.tensor
-            );
-            n_compared += 1;
-        }
+        let n_compared = compare_bytes(member.name(), &mut model, &int8, &picture);
         assert!(n_compared > 20, "{member}: only {n_compared} tensors compared");
         let found = model.run(&values(&picture)).unwrap()[0].clone();
         assert_eq!(found, logits, "{member}: logits of candor and of libtorch");
@@ -107,6 +110,75 @@ fn int8_networks_give_the_engines_bytes() {
         println!("{member}: ONNX Runtime differs by {difference:e}");
         // A few bytes of ONNX Runtime's residual sums may differ by one, which random networks carry on to the logits.
         assert!(difference <= 0.05, "{member} in ONNX Runtime: {difference:e}");
+    }
+}
+
+/// The networks that others have trained: file, size, how many tensors of bytes the engine makes.
+const OTHERS: [(&str, [i64; 2], usize); 4] = [
+    ("mtcnn-float/pnet", [61, 84], 5),
+    ("mtcnn-float/rnet", [24, 24], 7),
+    ("mtcnn-float/onet", [48, 48], 9),
+    ("landmarks-float/landmarks", [112, 112], 41),
+];
+
+#[test]
+fn networks_of_others_give_the_engines_bytes() {
+    let _turn = turn();
+    let Some(mut onnx_runtime) = OnnxRuntime::new() else { return };
+    let mut expected = Vec::new();
+    for (name, [height, width], n_tensors) in OTHERS {
+        let Some(path) = cached(&format!("models/{name}.onnx")) else { return };
+        let bytes = fs::read(path).unwrap();
+        let imported = Imported::new(&bytes).unwrap();
+        let float = &imported.float;
+        let is_detector = name.starts_with("mtcnn");
+        let pictures = |n: i64| {
+            let pixels = Tensor::randint(256, [n, 3, height, width], (Kind::Float, Device::Cpu));
+            if is_detector { pixels } else { (pixels - 115.0) / 255.0 }
+        };
+        let input = if is_detector { Step::covering(0.0, 255.0) } else { Step::covering(-0.5, 0.6) };
+        let batch = [pictures(4)];
+        let mut equal = float.clone();
+        equalize(&mut equal, &batch);
+        let values_seen = ranges::observe(&equal, &batch, &mut ChaCha8Rng::seed_from_u64(SEED), || ());
+        let steps = ranges::steps(&equal, &values_seen, Method::Mse, input);
+        let mut int8 = rounded(&equal, steps, WeightRange::Mse);
+        let adaround = adaround::Settings { n_steps: 10, n_pixels: 64 };
+        let settings =
+            refine::Settings { weights: WeightRange::Mse, adaround: Some(adaround), bias_correction: true };
+        refine::refine(&equal, &mut int8, &batch, settings, || ());
+
+        let picture = pictures(1);
+        let onnx = imported.onnx(&int8, &[]);
+        let shape = [1, 3, height, width].map(|side| usize::try_from(side).unwrap());
+        let mut model = Engine::default().load(name, &onnx[..], &shape).unwrap();
+        assert!(model.ops().iter().all(|op| op.is_int8 || op.kind == "emit"), "{name}: {:?}", model.ops());
+        let n_compared = compare_bytes(name, &mut model, &int8, &picture);
+        println!("{name}: {n_compared} tensors equal");
+        assert_eq!(n_compared, n_tensors, "{name}: tensors compared");
+        // The detector's first output is a probability.
+        let given = |sums: &Tensor| {
+            let mut values = values(sums);
+            let n_first =
+                if is_detector { sums.numel() / usize::try_from(sums.size()[1]).unwrap() } else { 0 };
+            values[..n_first].iter_mut().for_each(|value| *value = sigmoid(*value));
+            values
+        };
+        let found = model.run(&values(&picture)).unwrap().concat();
+        let own = given(&no_grad(|| int8.logits(&picture)));
+        assert_eq!(found, own, "{name}: outputs of candor and of libtorch");
+        let short = name.split('/').next_back().unwrap();
+        onnx_runtime.add_file(short, &bytes, &picture);
+        onnx_runtime.add_file(&format!("{short}-int8"), &onnx, &picture);
+        expected.push((short, given(&no_grad(|| float.logits(&picture))), own));
+    }
+    onnx_runtime.run();
+    for (name, float, int8) in expected {
+        let [exact, close] = [(name.to_owned(), &float), (format!("{name}-int8"), &int8)]
+            .map(|(name, own)| largest_difference(&onnx_runtime.output(&name), own));
+        println!("{name}: ONNX Runtime differs by {exact:e} in float, by {close:e} in int8");
+        assert!(exact <= 1e-4, "{name} in float: {exact:e}");
+        assert!(close <= 0.05, "{name} in int8: {close:e}");
     }
 }
 
@@ -134,6 +206,7 @@ fn refined(spec: &Spec) -> (Float, State) {
         checks: vec![batches[2].shallow_clone()],
     };
     let recipe = Recipe {
+        equalize: true,
         adaround_steps: 20,
         adaround_pixels: 64,
         qat_steps: 3,
@@ -156,12 +229,14 @@ fn refined(spec: &Spec) -> (Float, State) {
         }
         Ok::<(), ()>(())
     };
-    let (state, rows) = recipe::run(&recipe, spec, &crops, State::start(float.clone()), tell).unwrap();
+    let (state, rows) =
+        recipe::run(&recipe, ranges::input_step(spec), &crops, State::start(float.clone()), tell).unwrap();
     let whole = qdq::onnx(state.int8.as_ref().unwrap(), spec);
     assert_eq!(kept.len(), 5, "a state after each stage");
     for (stage, tensors, steps) in kept {
         let from = State::restored(&float, stage, tensors.into_iter().collect(), steps).unwrap();
-        let (state, _) = recipe::run(&recipe, spec, &crops, from, |_| Ok::<(), ()>(())).unwrap();
+        let (state, _) =
+            recipe::run(&recipe, ranges::input_step(spec), &crops, from, |_| Ok::<(), ()>(())).unwrap();
         let onnx = qdq::onnx(state.int8.as_ref().unwrap(), spec);
         assert!(onnx == whole, "{}: other bytes when it goes on after {stage:?}", spec.backbone);
     }

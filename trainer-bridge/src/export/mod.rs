@@ -10,7 +10,7 @@ use prost::Message as _;
 use tch::{Kind, Tensor};
 
 use self::onnx::{Attribute, Constant, FLOAT, Graph, Model, Node, OperatorSet, Property, Value};
-use crate::model::description::{Convolution, Layer, N_CLASSES, Op};
+use crate::model::description::{Layer, N_CLASSES, Op};
 use crate::model::{Network, Spec};
 
 /// The operators' version: the first with scales per channel, which every engine in use reads.
@@ -86,8 +86,12 @@ impl Writer<'_> {
             Op::Input => side_px = i64::from(self.network.spec().size_px()),
             Op::Convolution(convolution) => {
                 let inputs = [inputs, self.parameters(idx, name)].concat();
-                self.node("Conv", inputs, name, convolution_attributes(convolution, side_px));
-                side_px = (side_px + convolution.stride - 1) / convolution.stride;
+                let (kernel_px, stride) = (convolution.kernel_px, convolution.stride);
+                let (before, after) = convolution.pads(side_px);
+                let mut attributes = window_attributes(kernel_px, stride, [before, before, after, after]);
+                attributes.push(Attribute::int("group", convolution.groups));
+                self.node("Conv", inputs, name, attributes);
+                side_px = (side_px + stride - 1) / stride;
             }
             Op::Relu => self.node("Relu", inputs, name, vec![]),
             Op::Relu6 => {
@@ -103,7 +107,7 @@ impl Writer<'_> {
             }
             Op::Sigmoid => self.node("Sigmoid", inputs, name, vec![]),
             &Op::MaxPool { kernel_px, stride } => {
-                self.node("MaxPool", inputs, name, max_pool_attributes(kernel_px, stride));
+                self.node("MaxPool", inputs, name, window_attributes(kernel_px, stride, [kernel_px / 2; 4]));
                 side_px = (side_px + stride - 1) / stride;
             }
             Op::Mean => {
@@ -154,23 +158,12 @@ impl Writer<'_> {
     }
 }
 
-/// A Conv's attributes at an input of `side_px`.
-pub(crate) fn convolution_attributes(op: &Convolution, side_px: i64) -> Vec<Attribute> {
-    let (before, after) = op.pads(side_px);
-    vec![
-        Attribute::ints("kernel_shape", &[op.kernel_px; 2]),
-        Attribute::ints("strides", &[op.stride; 2]),
-        Attribute::ints("pads", &[before, before, after, after]),
-        Attribute::int("group", op.groups),
-    ]
-}
-
-/// A MaxPool's attributes.
-pub(crate) fn max_pool_attributes(kernel_px: i64, stride: i64) -> Vec<Attribute> {
+/// The attributes of what moves a square window over a picture; pads as [top, left, bottom, right].
+pub(crate) fn window_attributes(kernel_px: i64, stride: i64, pads: [i64; 4]) -> Vec<Attribute> {
     vec![
         Attribute::ints("kernel_shape", &[kernel_px; 2]),
         Attribute::ints("strides", &[stride; 2]),
-        Attribute::ints("pads", &[kernel_px / 2; 4]),
+        Attribute::ints("pads", &pads),
     ]
 }
 

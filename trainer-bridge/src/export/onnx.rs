@@ -1,6 +1,6 @@
-//! The part of ONNX's format that a classifier needs, as protobuf messages.
+//! The part of ONNX's format that our networks need, as protobuf messages.
 //!
-//! Source: onnx/onnx.proto of ONNX 1.12 (IR version 8); fields that are never written are left out.
+//! Source: onnx/onnx.proto of ONNX 1.12 (IR version 8); fields that are never written or read are left out.
 
 use prost::Message;
 
@@ -87,7 +87,7 @@ pub(crate) struct Node {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Attribute {
     #[prost(string, tag = "1")]
-    name: String,
+    pub(crate) name: String,
     #[prost(int64, optional, tag = "3")]
     i: Option<i64>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
@@ -103,6 +103,15 @@ impl Attribute {
 
     pub(crate) fn ints(name: &str, values: &[i64]) -> Self {
         Attribute { name: name.into(), i: None, ints: values.to_vec(), kind: INTS }
+    }
+
+    /// Its integers; `None` where it is something else, of which a part wasn't read.
+    pub(crate) fn integers(&self) -> Option<Vec<i64>> {
+        match self.kind {
+            INT => Some(vec![self.i.unwrap_or(0)]),
+            INTS => Some(self.ints.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -124,7 +133,7 @@ pub(crate) struct Constant {
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Value {
     #[prost(string, tag = "1")]
-    name: String,
+    pub(crate) name: String,
     #[prost(message, optional, tag = "2")]
     kind: Option<Type>,
 }

@@ -32,17 +32,20 @@ pub struct Settings {
 
 /// What follows a layer before its values are rounded or used.
 #[derive(Clone, Copy, Debug)]
-pub enum After {
+pub enum After<'a> {
     /// A clip.
     Clip(Clip),
+    /// A node's own slopes and clip.
+    Own(&'a Node),
     /// SiLU.
     Silu,
 }
 
-impl After {
+impl After<'_> {
     fn apply(self, values: Tensor) -> Tensor {
         match self {
             After::Clip(clip) => clip.apply(values),
+            After::Own(node) => node.activated(values),
             After::Silu => values.silu(),
         }
     }
@@ -69,7 +72,7 @@ impl Pixels {
     }
 
     /// Mean over pixels of the squared distance from what is wanted, after the activation.
-    fn lost(&self, weight: &Tensor, bias: &Tensor, after: After) -> Tensor {
+    fn lost(&self, weight: &Tensor, bias: &Tensor, after: After<'_>) -> Tensor {
         let difference = after.apply(self.sums(weight, bias)) - after.apply(self.wanted.shallow_clone());
         difference.square().sum_dim_intlist([1i64].as_slice(), false, None).mean(Type::Float)
     }
@@ -83,11 +86,11 @@ impl Pixels {
 /// sums.
 pub fn sample(node: &Node, input: &Tensor, wanted: &Tensor, n_each: i64) -> Pixels {
     let (n, n_out) = (wanted.size()[0], wanted.size()[1]);
-    let Kind::Convolution(convolution) = &node.kind else {
+    let Kind::Convolution { window, .. } = &node.kind else {
         return Pixels { windows: input.shallow_clone(), wanted: wanted.shallow_clone() };
     };
-    let (padded, padding) = super::float::padded(convolution, input);
-    let [kernel_px, stride] = [convolution.kernel_px, convolution.stride].map(|side| [side; 2]);
+    let (padded, padding) = super::float::padded(window, input);
+    let [kernel_px, stride] = [window.kernel_px, window.stride].map(|side| [side; 2]);
     let mut parts = (Vec::new(), Vec::new());
     // One picture at a time: windows take as many times the memory as they have taps.
     for at in 0..n {
@@ -105,7 +108,7 @@ pub fn sample(node: &Node, input: &Tensor, wanted: &Tensor, n_each: i64) -> Pixe
 
 /// The weight in whole numbers, rounded so that `pixels` come out best; rounded to the nearest where nothing better is
 /// found. libtorch's randomness.
-pub fn round_weight(latent: &Latent, pixels: &Pixels, after: After, settings: Settings) -> Tensor {
+pub fn round_weight(latent: &Latent, pixels: &Pixels, after: After<'_>, settings: Settings) -> Tensor {
     let columns = per_output(&latent.scale, &latent.weight);
     let units = &latent.weight / &columns;
     let floor = units.floor();

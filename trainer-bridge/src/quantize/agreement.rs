@@ -18,6 +18,7 @@ use super::command::{Options, quantized};
 use super::float::{Float, Parameters};
 use super::int8::Int8;
 use super::qdq;
+use super::ranges::input_step;
 use super::recipe::{Crops, State};
 use crate::model::{Backbone, Network, Spec, input, weights};
 
@@ -105,7 +106,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         n_refining: args.options.n_refining(),
         checks,
     };
-    let (state, _rows) = quantized((&recipe, &spec), &crops, State::start(float.clone()), |_| Ok(()))?;
+    let (state, _rows) =
+        quantized(&recipe, input_step(&spec), &crops, State::start(float.clone()), |_| Ok(()))?;
     let int8 = state.int8.as_ref().context("no integers")?;
     let agreed = agreement(&float, int8, &spec, &tensors(&pictures), args.out.as_deref())?;
     println!(

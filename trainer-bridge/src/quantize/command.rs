@@ -12,12 +12,12 @@ use tch::{Device, Tensor};
 use super::crops::{batches, choose, rows_of};
 use super::float::{Float, Parameters};
 use super::folder::{Folder, MODEL, Source};
-use super::numbers::WeightRange;
-use super::ranges::{Method, floats};
+use super::numbers::{Step, WeightRange};
+use super::ranges::{Method, floats, input_step};
 use super::recipe::{Crops, Event, Recipe, Stage, State};
 use super::{qat, recipe};
 use crate::manifest::{Row, Split};
-use crate::model::{Spec, checkpoint};
+use crate::model::checkpoint;
 
 /// Crops that are run at a time.
 const BATCH: usize = 4;
@@ -54,6 +54,22 @@ pub struct Args {
 /// The methods' options.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Options {
+    #[command(flatten)]
+    methods: Methods,
+    /// Batches of quantization-aware training; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    qat_steps: usize,
+    /// Learning rate of the training.
+    #[arg(long, value_name = "LR", default_value_t = 1e-5)]
+    qat_learning_rate: f64,
+    /// Share of the labels in the training's loss, 0 to 1; the rest is the float network's.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    qat_labels: f64,
+}
+
+/// Options of the methods that train nothing.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Methods {
     /// How tensors' ranges are chosen.
     #[arg(long, value_enum, default_value = "mse")]
     ranges: Method,
@@ -71,16 +87,7 @@ pub struct Options {
     adaround_steps: u32,
     /// Crops that layers are refined on, by AdaRound and bias correction; they and all they become are held in memory.
     #[arg(long, value_name = "N", default_value_t = 32)]
-    refine_crops: usize,
-    /// Batches of quantization-aware training; 0 for none.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    qat_steps: usize,
-    /// Learning rate of the training.
-    #[arg(long, value_name = "LR", default_value_t = 1e-5)]
-    qat_learning_rate: f64,
-    /// Share of the labels in the training's loss, 0 to 1; the rest is the float network's.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
-    qat_labels: f64,
+    pub(super) refine_crops: usize,
     /// Leave a layer in float whose own signal-to-noise ratio in int8 is below this, dB.
     #[arg(long, value_name = "DB", default_value_t = 8.0)]
     float_below_db: f64,
@@ -105,6 +112,26 @@ impl Options {
         );
         let rate = self.qat_learning_rate;
         ensure!(rate.is_finite() && rate > 0.0, "--qat-learning-rate: expected a number > 0, found {rate}");
+        Ok(Recipe {
+            qat_steps: self.qat_steps,
+            qat_learning_rate: rate,
+            qat_labels: self.qat_labels,
+            ..self.methods.recipe()?
+        })
+    }
+
+    /// Batches of refining.
+    pub(super) fn n_refining(&self) -> usize {
+        self.methods.refine_crops.div_ceil(BATCH)
+    }
+}
+
+impl Methods {
+    /// The recipe that the options say, without training.
+    ///
+    /// # Errors
+    /// An option out of its range.
+    pub(super) fn recipe(&self) -> anyhow::Result<Recipe> {
         ensure!(self.refine_crops > 0, "--refine-crops: expected at least 1, found 0");
         Ok(Recipe {
             ranges: self.ranges,
@@ -112,19 +139,12 @@ impl Options {
             equalize: self.equalize,
             bias_correction: self.bias_correction,
             adaround_steps: self.adaround_steps,
-            qat_steps: self.qat_steps,
-            qat_learning_rate: rate,
-            qat_labels: self.qat_labels,
+            qat_steps: 0,
             float_below_db: self.float_below_db,
             most_float_layers: self.most_float_layers,
             seed: self.seed,
             ..Recipe::default()
         })
-    }
-
-    /// Batches of refining.
-    pub(super) fn n_refining(&self) -> usize {
-        self.refine_crops.div_ceil(BATCH)
     }
 }
 
@@ -166,7 +186,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         None => State::start(float),
     };
-    let (state, rows) = quantized((&source.recipe, &source.spec), &crops, state, |state| {
+    let (state, rows) = quantized(&source.recipe, input_step(&source.spec), &crops, state, |state| {
         folder.keep(&source, state).with_context(|| format!("after stage {:?}", state.stage))
     })?;
     let int8 = state.int8.as_ref().context("no integers")?;
@@ -186,7 +206,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Runs the recipe with a bar for each stage; `keep` gets the state after each.
 pub(super) fn quantized(
-    (recipe, spec): (&Recipe, &Spec),
+    recipe: &Recipe,
+    input: Step,
     crops: &Crops,
     state: State,
     mut keep: impl FnMut(&State) -> anyhow::Result<()>,
@@ -194,7 +215,7 @@ pub(super) fn quantized(
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {elapsed}")?;
     bar.set_style(style);
-    let told = recipe::run(recipe, spec, crops, state, |event| {
+    let told = recipe::run(recipe, input, crops, state, |event| {
         match event {
             Event::Begins(stage, n_parts) => {
                 bar.reset();

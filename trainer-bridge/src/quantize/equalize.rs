@@ -63,13 +63,13 @@ fn classes(plan: &Plan) -> Vec<Class> {
                 is_fixed[idx] = true;
                 is_fixed[node.inputs[0]] = true;
             }
-            Kind::MaxPool { .. } | Kind::Mean | Kind::Flatten | Kind::Multiply | Kind::Add => {
+            Kind::MaxPool(_) | Kind::Mean | Kind::Flatten | Kind::Relu | Kind::Multiply | Kind::Add => {
                 for &input in &node.inputs {
                     let (from, to) = (class_of[idx], class_of[input]);
                     class_of.iter_mut().filter(|class| **class == from).for_each(|class| *class = to);
                 }
             }
-            Kind::Input | Kind::Convolution(_) | Kind::Dense { .. } => {}
+            Kind::Input | Kind::Convolution { .. } | Kind::Dense { .. } => {}
         }
     }
     let mut classes: Vec<Class> = nodes.iter().map(|_| Class::default()).collect();
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn classes_follow_residuals_and_stop_at_silu() {
-        let plan = Plan::new(&Description::new(&Spec::of(Backbone::Lite0, 64).unwrap()));
+        let plan = Plan::new(&Description::new(&Spec::of(Backbone::Lite0, 64).unwrap()), 64);
         let classes = classes(&plan);
         let stream = classes
             .iter()
@@ -202,7 +202,7 @@ mod tests {
         let depthwise =
             classes.iter().find(|class| names(&plan, &class.readers)[..] == ["blocks.1.depthwise"]);
         assert!(depthwise.unwrap().has_relu6);
-        let plan = Plan::new(&Description::new(&Spec::of(Backbone::B0, 64).unwrap()));
+        let plan = Plan::new(&Description::new(&Spec::of(Backbone::B0, 64).unwrap()), 64);
         let free = super::classes(&plan).into_iter().filter(|class| !class.is_fixed);
         let writers: Vec<_> = free.flat_map(|class| names(&plan, &class.writers)).collect();
         assert!(writers.iter().all(|name| name.ends_with(".project") || name == "hidden"), "{writers:?}");

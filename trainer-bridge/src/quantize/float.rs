@@ -2,9 +2,8 @@
 
 use tch::Tensor;
 
-use super::plan::{Kind, Node, Plan};
+use super::plan::{Kind, Node, Plan, Window};
 use crate::model::Network;
-use crate::model::description::Convolution;
 
 /// A layer's numbers.
 #[derive(Debug)]
@@ -33,14 +32,15 @@ pub struct Float {
 impl Float {
     /// A copy of a network.
     pub fn new(network: &Network) -> Self {
-        let plan = Plan::new(network.description());
+        let plan = Plan::new(network.description(), network.spec().size_px());
         let parameters = folded(network, &plan);
         Float { plan, parameters }
     }
 
     /// A copy of a network's backbone with one dense layer, called `name`, on the features.
     pub fn with_classifier(network: &Network, name: &str, classifier: Parameters) -> Self {
-        let plan = Plan::with_classifier(network.description(), name, classifier.weight.size()[0]);
+        let (description, n_classes) = (network.description(), classifier.weight.size()[0]);
+        let plan = Plan::with_classifier(description, network.spec().size_px(), name, n_classes);
         let mut parameters = folded(network, &plan);
         parameters[plan.logits_idx()] = Some(classifier);
         Float { plan, parameters }
@@ -52,7 +52,7 @@ impl Float {
         parameters.unwrap_or_else(|| unreachable!("{} has weights", self.plan.nodes[idx].name))
     }
 
-    /// A node's values before its clip, of its inputs' values.
+    /// A node's values before its slopes and its clip, of its inputs' values.
     pub fn unclipped(&self, idx: usize, inputs: &[&Tensor]) -> Tensor {
         let node = &self.plan.nodes[idx];
         if node.is_product() {
@@ -62,12 +62,13 @@ impl Float {
         match &node.kind {
             Kind::Silu => inputs[0].silu(),
             Kind::Sigmoid => inputs[0].sigmoid(),
-            &Kind::MaxPool { kernel_px, stride } => max_pool(inputs[0], kernel_px, stride),
+            Kind::MaxPool(window) => max_pool(inputs[0], window),
             Kind::Mean => inputs[0].mean_dim([2i64, 3].as_slice(), true, None),
             Kind::Flatten => inputs[0].flatten(1, -1),
+            Kind::Relu => inputs[0].relu(),
             Kind::Multiply => inputs[0] * inputs[1],
             Kind::Add => inputs[0] + inputs[1],
-            Kind::Input | Kind::Convolution(_) | Kind::Dense { .. } => inputs[0].shallow_clone(),
+            Kind::Input | Kind::Convolution { .. } | Kind::Dense { .. } => inputs[0].shallow_clone(),
         }
     }
 
@@ -76,7 +77,7 @@ impl Float {
         if idx == 0 {
             return input.shallow_clone();
         }
-        self.plan.nodes[idx].clip.apply(self.unclipped(idx, inputs))
+        self.plan.nodes[idx].activated(self.unclipped(idx, inputs))
     }
 
     /// The logits of f32 `input` [N,3,S,S].
@@ -87,38 +88,39 @@ impl Float {
 
 fn folded(network: &Network, plan: &Plan) -> Vec<Option<Parameters>> {
     let folded = network.folded();
-    let n_layers = network.description().layers.len();
+    let layers = &network.description().layers;
     let of = |node: &Node| {
-        let (weight, bias) = folded.weight_and_bias(node.layer_idx)?;
+        let layer_idx = layers.iter().position(|layer| layer.name == node.layer)?;
+        let (weight, bias) = folded.weight_and_bias(layer_idx)?;
         Some(Parameters { weight: weight.copy(), bias: bias.copy() })
     };
-    plan.nodes
-        .iter()
-        .map(|node| if node.is_product() && node.layer_idx < n_layers { of(node) } else { None })
-        .collect()
+    plan.nodes.iter().map(|node| if node.is_product() { of(node) } else { None }).collect()
 }
 
 /// A convolution's or a dense layer's sums.
 pub(super) fn product(node: &Node, input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-    let Kind::Convolution(convolution) = &node.kind else { return input.linear(weight, bias) };
-    let (padded, padding) = padded(convolution, input);
-    padded.conv2d(weight, bias, [convolution.stride; 2], padding, [1; 2], convolution.groups)
+    let Kind::Convolution { window, groups } = &node.kind else { return input.linear(weight, bias) };
+    let (padded, padding) = padded(window, input);
+    padded.conv2d(weight, bias, [window.stride; 2], padding, [1; 2], *groups)
 }
 
-/// The input with what must be added on one side only, and the zeros that a convolution adds on both.
-pub(super) fn padded(convolution: &Convolution, input: &Tensor) -> (Tensor, [i64; 2]) {
-    let size = input.size();
-    let (rows, columns) = (convolution.pads(size[2]), convolution.pads(size[3]));
-    let excess = [columns.1 - columns.0, rows.1 - rows.0];
-    let padded = if excess == [0; 2] {
-        input.shallow_clone()
-    } else {
-        input.constant_pad_nd([0, excess[0], 0, excess[1]])
-    };
-    (padded, [rows.0, columns.0])
+/// The input with the zeros that one side has more of than the other, and those that both sides have.
+pub(super) fn padded(window: &Window, input: &Tensor) -> (Tensor, [i64; 2]) {
+    let [top, left, bottom, right] = window.pads;
+    let both = [top.min(bottom), left.min(right)];
+    let excess = [left - both[1], right - both[1], top - both[0], bottom - both[0]];
+    let padded = if excess == [0; 4] { input.shallow_clone() } else { input.constant_pad_nd(excess) };
+    (padded, both)
 }
 
 /// The largest of each window.
-pub(super) fn max_pool(input: &Tensor, kernel_px: i64, stride: i64) -> Tensor {
-    input.max_pool2d([kernel_px; 2], [stride; 2], [kernel_px / 2; 2], [1; 2], false)
+pub(super) fn max_pool(input: &Tensor, window: &Window) -> Tensor {
+    let Window { kernel_px, stride, pads: [top, left, bottom, right] } = *window;
+    let pool =
+        |input: &Tensor, padding| input.max_pool2d([kernel_px; 2], [stride; 2], padding, [1; 2], false);
+    // What libtorch does by itself.
+    if (top, left) == (bottom, right) && top.max(left) <= kernel_px / 2 {
+        return pool(input, [top, left]);
+    }
+    pool(&input.pad([left, right, top, bottom], "constant", f64::NEG_INFINITY), [0; 2])
 }

@@ -187,7 +187,9 @@ impl Folder {
     pub fn write_report(&self, source: &Source, rows: &[Row], divergence: f64) -> Result<(), FolderError> {
         let report = json!({"source": source, "divergence": divergence, "nodes": rows});
         self.write_json("sqnr.json", &report)?;
-        self.write("sqnr.html", super::page::html(source, rows, divergence).as_bytes())
+        let title = format!("{} at {} px", source.spec.backbone, source.spec.size_px());
+        let note = format!("Mean divergence of the classes' probabilities: {divergence:.6}.");
+        self.write("sqnr.html", super::page::html(&title, &note, &source.recipe, rows).as_bytes())
     }
 
     /// Writes JSON.

@@ -55,10 +55,11 @@ impl Int8 {
         let step = self.steps[idx];
         match &node.kind {
             Kind::Input => step.centred(input),
-            Kind::Convolution(_) | Kind::Dense { .. } => self.product(idx, inputs[0]),
+            Kind::Convolution { .. } | Kind::Dense { .. } => self.product(idx, inputs[0]),
             Kind::Silu => self.table(idx, inputs[0], Tensor::silu, |x| x * candor::engine::sigmoid(x)),
+            Kind::Relu => self.table(idx, inputs[0], Tensor::relu, |x| x.max(0.0)),
             Kind::Sigmoid => self.table(idx, inputs[0], Tensor::sigmoid, candor::engine::sigmoid),
-            &Kind::MaxPool { kernel_px, stride } => max_pool(inputs[0], kernel_px, stride),
+            Kind::MaxPool(window) => max_pool(inputs[0], window),
             Kind::Flatten => inputs[0].flatten(1, -1),
             Kind::Mean => {
                 let size = inputs[0].size();
@@ -95,11 +96,11 @@ impl Int8 {
                     return sums * per_channel(&scales, node);
                 }
                 let multipliers = scales / f64::from(step.scale);
-                step.rounded(&(sums * per_channel(&multipliers, node)))
+                step.rounded(&node.bent(sums * per_channel(&multipliers, node)))
             }
             Layer::Float { weight, bias } => {
                 let values = product(node, &source.reals(input), weight, Some(bias));
-                if is_last { values } else { step.centred(&node.clip.apply(values)) }
+                if is_last { values } else { step.centred(&node.activated(values)) }
             }
         }
     }
@@ -189,7 +190,7 @@ fn sums(node: &Node, input: &Tensor, integers: &Integers) -> Tensor {
 /// [outputs] in a shape that meets a node's output [N,C,H,W] or [N,F].
 pub(super) fn per_channel(values: &Tensor, node: &Node) -> Tensor {
     match node.kind {
-        Kind::Convolution(_) => values.reshape([1, -1, 1, 1]),
+        Kind::Convolution { .. } => values.reshape([1, -1, 1, 1]),
         _ => values.reshape([1, -1]),
     }
 }

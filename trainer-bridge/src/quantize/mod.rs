@@ -1,7 +1,7 @@
 //! A float network -> one of 8-bit integers that `candor` and ONNX Runtime run alike.
 //!
 //! [`plan`] says where the bytes are, [`numbers`] what they stand for, [`int8`] computes as the engine does, [`qdq`] writes
-//! the file. [`ranges`] measures tensors on real crops.
+//! the file. [`ranges`] measures tensors on real crops. [`import`] takes networks of others.
 
 pub mod adaround;
 pub mod agreement;
@@ -10,7 +10,9 @@ pub mod crops;
 pub mod equalize;
 pub mod float;
 pub mod folder;
+pub mod import;
 pub mod int8;
+pub mod net;
 pub mod numbers;
 mod page;
 pub mod plan;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::folder::Source;
+use super::recipe::Recipe;
 use super::sqnr::Row;
 
 /// Bars end here, dB.
@@ -15,24 +15,19 @@ td:first-child,td:nth-child(2),th:first-child,th:nth-child(2){text-align:left}\
 .bar{display:inline-block;height:9px;background:#4a7}.low{background:#c43}.float td{background:#ffd}\
 td:nth-last-child(1),td:nth-last-child(2){text-align:left;min-width:13em}</style>";
 
-/// The page: what was quantized and how, then a line for each node in the order in which they run.
-pub(super) fn html(source: &Source, rows: &[Row], divergence: f64) -> String {
+/// The page: what was quantized, a note on it and how, then a line for each node in the order in which they run.
+pub(super) fn html(title: &str, note: &str, recipe: &Recipe, rows: &[Row]) -> String {
     let mut page = String::from(HEAD);
-    let spec = &source.spec;
-    let recipe =
-        serde_json::to_string_pretty(&source.recipe).unwrap_or_else(|_| unreachable!("plain numbers"));
+    let (low_db, most) = (recipe.float_below_db, recipe.most_float_layers);
+    let recipe = serde_json::to_string_pretty(recipe).unwrap_or_else(|_| unreachable!("plain numbers"));
     let n_float = rows.iter().filter(|row| row.numbers == "float").count();
     let _ = write!(
         page,
-        "<h1>{} at {} px in int8</h1><p>Signal to noise against the float network, on validation crops, which nothing but the choice of layers in float and of training or not rests on. \
-         \"Alone\": this node alone in int8; \"whole\": all of them. Mean divergence of the classes' probabilities: \
-         {divergence:.6}. Layers that stay in float (those below {} dB alone, at most {}): {n_float}.</p>\
+        "<h1>{title} in int8</h1><p>Signal to noise against the float network, on crops of their own, which nothing but the choice of layers in float and of training or not rests on. \
+         \"Alone\": this node alone in int8; \"whole\": all of them. {note} \
+         Layers that stay in float (those below {low_db} dB alone, at most {most}): {n_float}.</p>\
          <details><summary>Recipe</summary><pre>{recipe}</pre></details><table><tr><th>tensor<th>made by<th>numbers\
          <th>scale<th>zero<th>outside<th>weights, dB<th>alone, dB<th>whole, dB</tr>",
-        spec.backbone,
-        spec.size_px(),
-        source.recipe.float_below_db,
-        source.recipe.most_float_layers,
     );
     for row in rows {
         let scale = row.scale.map_or(String::new(), |scale| format!("{scale:.5}"));
@@ -46,8 +41,8 @@ pub(super) fn html(source: &Source, rows: &[Row], divergence: f64) -> String {
             row.kind,
             row.numbers,
             100.0 * row.clipped,
-            bar(row.own_db, source.recipe.float_below_db),
-            bar(row.whole_db, source.recipe.float_below_db),
+            bar(row.own_db, low_db),
+            bar(row.whole_db, low_db),
         );
     }
     page.push_str("</table></html>\n");

@@ -12,46 +12,48 @@ use super::numbers::{Integers, Step};
 use super::plan::{Clip, Kind, Node};
 use super::ranges::floats;
 use crate::export::onnx::{Attribute, Constant, FLOAT, Graph, INT8, INT32, Node as Operator, UINT8};
-use crate::export::{INPUT, LOGITS, convolution_attributes, little_endian, max_pool_attributes, model};
+use crate::export::{LOGITS, little_endian, model, window_attributes};
 use crate::model::Spec;
 
 /// The bytes of `network` as ONNX: `input`, f32 [N,3,S,S] normalised RGB -> `logits`, f32 [N,classes].
 ///
 /// Metadata as the float file's. Equal networks give equal bytes.
 pub fn onnx(network: &Int8, spec: &Spec) -> Vec<u8> {
-    let mut writer = Writer { network, sides: Vec::new(), flows: Vec::new(), graph: Graph::default() };
-    for idx in 0..network.plan.nodes.len() {
-        writer.node(idx, i64::from(spec.size_px()));
-    }
     let n_classes = match network.plan.nodes[network.plan.logits_idx()].kind {
         Kind::Dense { n_out, .. } => n_out,
         _ => unreachable!("a classifier's last layer is dense"),
     };
-    model(writer.graph, spec, n_classes, "int8 QDQ")
+    model(graph(network, LOGITS), spec, n_classes, "int8 QDQ")
+}
+
+/// The nodes and constants of `network`, whose input is called as its first node is; what its last node gives, `output`.
+pub(super) fn graph(network: &Int8, output: &str) -> Graph {
+    let mut writer = Writer { network, output, flows: Vec::new(), graph: Graph::default() };
+    for idx in 0..network.plan.nodes.len() {
+        writer.node(idx);
+    }
+    writer.graph
 }
 
 /// Appends a plan's nodes to a graph.
 struct Writer<'a> {
     network: &'a Int8,
-    /// For each node so far, the side of its square output.
-    sides: Vec<i64>,
+    output: &'a str,
     /// For each node so far, the name of what its bytes stand for.
     flows: Vec<String>,
     graph: Graph,
 }
 
 impl Writer<'_> {
-    fn node(&mut self, idx: usize, size_px: i64) {
+    fn node(&mut self, idx: usize) {
         let node = &self.network.plan.nodes[idx];
         let inputs: Vec<String> = node.inputs.iter().map(|&input| self.flows[input].clone()).collect();
-        let side_px = node.inputs.first().map_or(size_px, |&input| self.sides[input]);
         let name = node.name.as_str();
-        let mut side_after_px = side_px;
         let output = match &node.kind {
-            Kind::Input => INPUT.to_owned(),
-            Kind::Convolution(convolution) => {
-                side_after_px = (side_px + convolution.stride - 1) / convolution.stride;
-                let attributes = convolution_attributes(convolution, side_px);
+            Kind::Input => name.to_owned(),
+            Kind::Convolution { window, groups } => {
+                let mut attributes = window_attributes(window.kernel_px, window.stride, window.pads);
+                attributes.push(Attribute::int("group", *groups));
                 self.product(idx, "Conv", inputs, attributes)
             }
             Kind::Dense { .. } => self.product(idx, "Gemm", inputs, vec![Attribute::int("transB", 1)]),
@@ -60,15 +62,13 @@ impl Writer<'_> {
                 self.operator("Sigmoid", inputs.clone(), &gate, vec![]);
                 self.operator("Mul", [inputs, vec![gate]].concat(), name, vec![])
             }
+            Kind::Relu => self.operator("Relu", inputs, name, vec![]),
             Kind::Sigmoid => self.operator("Sigmoid", inputs, name, vec![]),
-            &Kind::MaxPool { kernel_px, stride } => {
-                side_after_px = (side_px + stride - 1) / stride;
-                self.operator("MaxPool", inputs, name, max_pool_attributes(kernel_px, stride))
+            Kind::MaxPool(window) => {
+                let attributes = window_attributes(window.kernel_px, window.stride, window.pads);
+                self.operator("MaxPool", inputs, name, attributes)
             }
-            Kind::Mean => {
-                side_after_px = 1;
-                self.operator("GlobalAveragePool", inputs, name, vec![])
-            }
+            Kind::Mean => self.operator("GlobalAveragePool", inputs, name, vec![]),
             Kind::Flatten => self.operator("Flatten", inputs, name, vec![Attribute::int("axis", 1)]),
             Kind::Multiply => self.operator("Mul", inputs, name, vec![]),
             Kind::Add => self.operator("Add", inputs, &node.layer, vec![]),
@@ -79,7 +79,6 @@ impl Writer<'_> {
             self.step(&output, &format!("{name}.q"), self.network.steps[idx])
         };
         self.flows.push(flow);
-        self.sides.push(side_after_px);
     }
 
     /// A layer with weights; of one in float, its activation too.
@@ -92,11 +91,12 @@ impl Writer<'_> {
     ) -> String {
         let network = self.network;
         let node = &network.plan.nodes[idx];
-        let output = if idx == network.plan.logits_idx() { LOGITS } else { &node.layer };
+        let output = if idx == network.plan.logits_idx() { self.output } else { &node.layer };
         match network.layers[idx].as_ref().unwrap_or_else(|| unreachable!("{} has weights", node.name)) {
             Layer::Int8(integers) => {
                 let parameters = self.integers(node, integers, network.input_step(idx, 0).scale);
-                self.operator(op_type, [inputs, parameters].concat(), output, attributes)
+                let sums = self.operator(op_type, [inputs, parameters].concat(), output, attributes);
+                self.bent(node, sums)
             }
             Layer::Float { weight, bias } => {
                 let parameters = [("weight", weight), ("bias", bias)].map(|(what, values)| {
@@ -104,6 +104,7 @@ impl Writer<'_> {
                     self.constant(name, FLOAT, values.size(), little_endian(values))
                 });
                 let sums = self.operator(op_type, [&inputs[..], &parameters].concat(), output, attributes);
+                let sums = self.bent(node, sums);
                 match node.clip {
                     Clip::None => sums,
                     Clip::Relu => self.operator("Relu", vec![sums], &node.name, vec![]),
@@ -117,6 +118,18 @@ impl Writer<'_> {
                 }
             }
         }
+    }
+
+    /// Appends a node's slopes, if it has any.
+    fn bent(&mut self, node: &Node, sums: String) -> String {
+        let Some(slopes) = &node.slopes else { return sums };
+        let bytes = slopes.iter().flat_map(|slope| slope.to_le_bytes()).collect();
+        let mut dims = vec![i64::try_from(slopes.len()).unwrap_or(i64::MAX)];
+        if matches!(node.kind, Kind::Convolution { .. }) {
+            dims.extend([1, 1]);
+        }
+        let slopes = self.constant(format!("{}.slope", node.name), FLOAT, dims, bytes);
+        self.operator("PRelu", vec![sums, slopes], &node.name, vec![])
     }
 
     fn integers(&mut self, node: &Node, integers: &Integers, input_scale: f32) -> Vec<String> {

@@ -220,10 +220,10 @@ pub fn observe(
     all
 }
 
-/// Every node's step: the observed tensors' by `method`, the input's by how crops are normalised, pools' their input's.
-pub fn steps(float: &Float, values: &[Values], method: Method, spec: &Spec) -> Vec<Step> {
+/// Every node's step: the observed tensors' by `method`, the input's `input`, pools' their input's.
+pub fn steps(float: &Float, values: &[Values], method: Method, input: Step) -> Vec<Step> {
     let plan = &float.plan;
-    let mut steps = vec![input_step(spec); plan.nodes.len()];
+    let mut steps = vec![input; plan.nodes.len()];
     for idx in plan.stepped() {
         steps[idx] = values[idx].step(method, plan.nodes[idx].clip);
     }

@@ -15,7 +15,6 @@ use super::ranges::{self, Method};
 use super::refine::{self, refine};
 use super::sqnr::{self, Row};
 use super::{adaround, qat, rounded};
-use crate::model::Spec;
 
 /// Which methods, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +30,7 @@ pub struct Recipe {
     pub bias_correction: bool,
     /// Steps of AdaRound for each layer; 0 rounds to the nearest.
     pub adaround_steps: u32,
-    /// Output pixels that AdaRound samples of each layer.
+    /// Output pixels that AdaRound samples of each layer, at least one of each crop.
     pub adaround_pixels: usize,
     /// Batches of quantization-aware training; 0 for none.
     pub qat_steps: usize,
@@ -125,13 +124,13 @@ pub enum Event<'a> {
     Ended(&'a State),
 }
 
-/// Takes a network through the stages that it hasn't been through, and measures it.
+/// Takes a network, whose input has the step `input`, through the stages that it hasn't been through, and measures it.
 ///
 /// # Errors
 /// What `tell` gives.
 pub fn run<E>(
     recipe: &Recipe,
-    spec: &Spec,
+    input: Step,
     crops: &Crops,
     mut state: State,
     mut tell: impl FnMut(Event<'_>) -> Result<(), E>,
@@ -155,7 +154,7 @@ pub fn run<E>(
         let values = ranges::observe(&state.float, &crops.calibration, &mut rng, || {
             let _ = tell(Event::Part);
         });
-        let steps = ranges::steps(&state.float, &values, recipe.ranges, spec);
+        let steps = ranges::steps(&state.float, &values, recipe.ranges, input);
         state.int8 = Some(rounded(&state.float, steps, recipe.weights));
         end(&mut state, Stage::Rounded, &mut tell)?;
     }

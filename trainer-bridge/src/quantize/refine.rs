@@ -63,7 +63,7 @@ pub fn refine(
         });
         let int8 = values.collect();
         progress();
-        Pair { float: unclipped.into_iter().map(|values| node.clip.apply(values)).collect(), int8 }
+        Pair { float: unclipped.into_iter().map(|values| node.activated(values)).collect(), int8 }
     });
 }
 
@@ -109,7 +109,7 @@ fn channel_means(values: &Tensor) -> Tensor {
 }
 
 /// What follows a layer.
-fn after(plan: &Plan, idx: usize) -> After {
+fn after(plan: &Plan, idx: usize) -> After<'_> {
     let is_silu = plan.readers(idx).any(|reader| plan.nodes[reader].kind == Kind::Silu);
-    if is_silu { After::Silu } else { After::Clip(plan.nodes[idx].clip) }
+    if is_silu { After::Silu } else { After::Own(&plan.nodes[idx]) }
 }

@@ -7,6 +7,8 @@ use super::float::Float;
 use super::int8::{Int8, Layer, real_weight};
 use super::plan::{Kind, Node};
 
+/// The ratio of what has no error, dB.
+const EXACT_DB: f64 = 300.0;
 /// A layer in float must be better than in int8 by this much, or it goes back.
 const LEAST_GAIN_DB: f64 = 3.0;
 
@@ -49,7 +51,8 @@ impl Power {
     }
 
     fn ratio_db(self) -> f64 {
-        10.0 * ((self.signal + f64::MIN_POSITIVE) / (self.error + f64::MIN_POSITIVE)).log10()
+        let ratio = (self.signal + f64::MIN_POSITIVE) / (self.error + f64::MIN_POSITIVE);
+        (10.0 * ratio.log10()).min(EXACT_DB)
     }
 }
 
@@ -124,14 +127,15 @@ pub fn measure(float: &Float, int8: &Int8, batches: &[Tensor], mut progress: imp
 fn kind(node: &Node) -> &'static str {
     match node.kind {
         Kind::Input => "input",
-        Kind::Convolution(_) if node.is_depthwise() => "depthwise convolution",
-        Kind::Convolution(_) => "convolution",
+        Kind::Convolution { .. } if node.is_depthwise() => "depthwise convolution",
+        Kind::Convolution { .. } => "convolution",
         Kind::Dense { .. } => "dense",
         Kind::Silu => "SiLU",
         Kind::Sigmoid => "sigmoid",
-        Kind::MaxPool { .. } => "max pool",
+        Kind::MaxPool(_) => "max pool",
         Kind::Mean => "mean",
         Kind::Flatten => "flatten",
+        Kind::Relu => "ReLU",
         Kind::Multiply => "product",
         Kind::Add => "sum",
     }

@@ -5,7 +5,7 @@
 FOLDER/jobs.json is a list of {"name", "shape"} and, for one of the scripts' own networks instead of a file, {"member",
 "checkpoint"}. For each job FOLDER/NAME.input, raw f32 little-endian of that shape, goes through FOLDER/NAME.onnx, which
 must pass onnx.checker, or through what models/efficientnet.py makes of the checkpoint with its ImageNet classifier;
-the output is written to FOLDER/NAME.output. FOLDER/NAME.json gets what ONNX Runtime reads of a file: {"producer", "opset",
+the outputs are written to FOLDER/NAME.output, one after the other. FOLDER/NAME.json gets what ONNX Runtime reads of a file: {"producer", "opset",
 "inputs", "outputs": {name: shape}, "metadata", "layers": names of convolutions and dense layers' weights}.
 """
 
@@ -59,7 +59,8 @@ def main():
         raw = model(job, folder)
         session = onnxruntime.InferenceSession(raw, options, providers=["CPUExecutionProvider"], disabled_optimizers=DISABLED)
         (folder / f"{job['name']}.json").write_text(json.dumps(described(raw, session)))
-        session.run(["logits"], {"input": pictures})[0].astype("<f4").tofile(folder / f"{job['name']}.output")
+        outputs = session.run(None, {session.get_inputs()[0].name: pictures})
+        np.concatenate([values.ravel() for values in outputs]).astype("<f4").tofile(folder / f"{job['name']}.output")
 
 
 if __name__ == "__main__":
