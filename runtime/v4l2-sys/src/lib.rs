@@ -2,11 +2,8 @@
 //!
 //! Stands in for `v4l2-sys-mit`, which generates the same at build time and needs libclang for it. The layouts don't
 //! depend on the processor but on the widths of `long` and of pointers; every size and offset is asserted when this is
-//! compiled. `generate` says how the two files were made.
+//! compiled. `generate` says how `bindings.rs` was made.
 
 #![allow(non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all, reason = "generated")]
 
-#[cfg(target_pointer_width = "64")]
-include!("lp64.rs");
-#[cfg(target_pointer_width = "32")]
-include!("ilp32.rs");
+include!("bindings.rs");

@@ -127,9 +127,18 @@ pub struct timeval {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of timeval"][::std::mem::size_of::<timeval>() - 8usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of timeval"][::std::mem::align_of::<timeval>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of timeval"][::std::mem::size_of::<timeval>() - 16usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of timeval"][::std::mem::align_of::<timeval>() - 8usize];
     ["Offset of field: timeval::tv_sec"][::std::mem::offset_of!(timeval, tv_sec) - 0usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: timeval::tv_usec"][::std::mem::offset_of!(timeval, tv_usec) - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: timeval::tv_usec"][::std::mem::offset_of!(timeval, tv_usec) - 8usize];
 };
 #[repr(C)]
@@ -140,9 +149,18 @@ pub struct timespec {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of timespec"][::std::mem::size_of::<timespec>() - 8usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of timespec"][::std::mem::align_of::<timespec>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of timespec"][::std::mem::size_of::<timespec>() - 16usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of timespec"][::std::mem::align_of::<timespec>() - 8usize];
     ["Offset of field: timespec::tv_sec"][::std::mem::offset_of!(timespec, tv_sec) - 0usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: timespec::tv_nsec"][::std::mem::offset_of!(timespec, tv_nsec) - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: timespec::tv_nsec"][::std::mem::offset_of!(timespec, tv_nsec) - 8usize];
 };
 pub type __u8 = ::std::os::raw::c_uchar;
@@ -162,7 +180,13 @@ pub struct v4l2_edid {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_edid"][::std::mem::size_of::<v4l2_edid>() - 36usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_edid"][::std::mem::align_of::<v4l2_edid>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_edid"][::std::mem::size_of::<v4l2_edid>() - 40usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_edid"][::std::mem::align_of::<v4l2_edid>() - 8usize];
     ["Offset of field: v4l2_edid::pad"][::std::mem::offset_of!(v4l2_edid, pad) - 0usize];
     ["Offset of field: v4l2_edid::start_block"][::std::mem::offset_of!(v4l2_edid, start_block) - 4usize];
@@ -198,10 +222,8 @@ pub struct v4l2_ctrl_h264_scaling_matrix {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ctrl_h264_scaling_matrix"]
-        [::std::mem::size_of::<v4l2_ctrl_h264_scaling_matrix>() - 480usize];
-    ["Alignment of v4l2_ctrl_h264_scaling_matrix"]
-        [::std::mem::align_of::<v4l2_ctrl_h264_scaling_matrix>() - 1usize];
+    ["Size of v4l2_ctrl_h264_scaling_matrix"][::std::mem::size_of::<v4l2_ctrl_h264_scaling_matrix>() - 480usize];
+    ["Alignment of v4l2_ctrl_h264_scaling_matrix"][::std::mem::align_of::<v4l2_ctrl_h264_scaling_matrix>() - 1usize];
 };
 #[repr(C)]
 #[repr(align(2))]
@@ -211,8 +233,7 @@ pub struct v4l2_ctrl_h264_pred_weights {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_ctrl_h264_pred_weights"][::std::mem::size_of::<v4l2_ctrl_h264_pred_weights>() - 772usize];
-    ["Alignment of v4l2_ctrl_h264_pred_weights"]
-        [::std::mem::align_of::<v4l2_ctrl_h264_pred_weights>() - 2usize];
+    ["Alignment of v4l2_ctrl_h264_pred_weights"][::std::mem::align_of::<v4l2_ctrl_h264_pred_weights>() - 2usize];
 };
 #[repr(C)]
 #[repr(align(4))]
@@ -222,8 +243,7 @@ pub struct v4l2_ctrl_h264_slice_params {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_ctrl_h264_slice_params"][::std::mem::size_of::<v4l2_ctrl_h264_slice_params>() - 152usize];
-    ["Alignment of v4l2_ctrl_h264_slice_params"]
-        [::std::mem::align_of::<v4l2_ctrl_h264_slice_params>() - 4usize];
+    ["Alignment of v4l2_ctrl_h264_slice_params"][::std::mem::align_of::<v4l2_ctrl_h264_slice_params>() - 4usize];
 };
 #[repr(C)]
 #[repr(align(8))]
@@ -232,10 +252,8 @@ pub struct v4l2_ctrl_h264_decode_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ctrl_h264_decode_params"]
-        [::std::mem::size_of::<v4l2_ctrl_h264_decode_params>() - 560usize];
-    ["Alignment of v4l2_ctrl_h264_decode_params"]
-        [::std::mem::align_of::<v4l2_ctrl_h264_decode_params>() - 8usize];
+    ["Size of v4l2_ctrl_h264_decode_params"][::std::mem::size_of::<v4l2_ctrl_h264_decode_params>() - 560usize];
+    ["Alignment of v4l2_ctrl_h264_decode_params"][::std::mem::align_of::<v4l2_ctrl_h264_decode_params>() - 8usize];
 };
 #[repr(C)]
 #[repr(align(8))]
@@ -287,10 +305,8 @@ pub struct v4l2_ctrl_mpeg2_quantisation {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ctrl_mpeg2_quantisation"]
-        [::std::mem::size_of::<v4l2_ctrl_mpeg2_quantisation>() - 256usize];
-    ["Alignment of v4l2_ctrl_mpeg2_quantisation"]
-        [::std::mem::align_of::<v4l2_ctrl_mpeg2_quantisation>() - 1usize];
+    ["Size of v4l2_ctrl_mpeg2_quantisation"][::std::mem::size_of::<v4l2_ctrl_mpeg2_quantisation>() - 256usize];
+    ["Alignment of v4l2_ctrl_mpeg2_quantisation"][::std::mem::align_of::<v4l2_ctrl_mpeg2_quantisation>() - 1usize];
 };
 #[repr(C)]
 #[repr(align(8))]
@@ -322,8 +338,7 @@ pub struct v4l2_ctrl_hevc_slice_params {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_ctrl_hevc_slice_params"][::std::mem::size_of::<v4l2_ctrl_hevc_slice_params>() - 280usize];
-    ["Alignment of v4l2_ctrl_hevc_slice_params"]
-        [::std::mem::align_of::<v4l2_ctrl_hevc_slice_params>() - 8usize];
+    ["Alignment of v4l2_ctrl_hevc_slice_params"][::std::mem::align_of::<v4l2_ctrl_hevc_slice_params>() - 8usize];
 };
 #[repr(C)]
 #[repr(align(8))]
@@ -332,10 +347,8 @@ pub struct v4l2_ctrl_hevc_decode_params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ctrl_hevc_decode_params"]
-        [::std::mem::size_of::<v4l2_ctrl_hevc_decode_params>() - 328usize];
-    ["Alignment of v4l2_ctrl_hevc_decode_params"]
-        [::std::mem::align_of::<v4l2_ctrl_hevc_decode_params>() - 8usize];
+    ["Size of v4l2_ctrl_hevc_decode_params"][::std::mem::size_of::<v4l2_ctrl_hevc_decode_params>() - 328usize];
+    ["Alignment of v4l2_ctrl_hevc_decode_params"][::std::mem::align_of::<v4l2_ctrl_hevc_decode_params>() - 8usize];
 };
 #[repr(C)]
 #[repr(align(1))]
@@ -344,10 +357,8 @@ pub struct v4l2_ctrl_hevc_scaling_matrix {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ctrl_hevc_scaling_matrix"]
-        [::std::mem::size_of::<v4l2_ctrl_hevc_scaling_matrix>() - 1000usize];
-    ["Alignment of v4l2_ctrl_hevc_scaling_matrix"]
-        [::std::mem::align_of::<v4l2_ctrl_hevc_scaling_matrix>() - 1usize];
+    ["Size of v4l2_ctrl_hevc_scaling_matrix"][::std::mem::size_of::<v4l2_ctrl_hevc_scaling_matrix>() - 1000usize];
+    ["Alignment of v4l2_ctrl_hevc_scaling_matrix"][::std::mem::align_of::<v4l2_ctrl_hevc_scaling_matrix>() - 1usize];
 };
 #[repr(C)]
 #[repr(align(8))]
@@ -367,10 +378,8 @@ pub struct v4l2_ctrl_vp9_compressed_hdr {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ctrl_vp9_compressed_hdr"]
-        [::std::mem::size_of::<v4l2_ctrl_vp9_compressed_hdr>() - 2040usize];
-    ["Alignment of v4l2_ctrl_vp9_compressed_hdr"]
-        [::std::mem::align_of::<v4l2_ctrl_vp9_compressed_hdr>() - 1usize];
+    ["Size of v4l2_ctrl_vp9_compressed_hdr"][::std::mem::size_of::<v4l2_ctrl_vp9_compressed_hdr>() - 2040usize];
+    ["Alignment of v4l2_ctrl_vp9_compressed_hdr"][::std::mem::align_of::<v4l2_ctrl_vp9_compressed_hdr>() - 1usize];
 };
 pub const v4l2_field_V4L2_FIELD_ANY: v4l2_field = 0;
 pub const v4l2_field_V4L2_FIELD_NONE: v4l2_field = 1;
@@ -492,15 +501,11 @@ const _: () = {
     ["Alignment of v4l2_capability"][::std::mem::align_of::<v4l2_capability>() - 4usize];
     ["Offset of field: v4l2_capability::driver"][::std::mem::offset_of!(v4l2_capability, driver) - 0usize];
     ["Offset of field: v4l2_capability::card"][::std::mem::offset_of!(v4l2_capability, card) - 16usize];
-    ["Offset of field: v4l2_capability::bus_info"]
-        [::std::mem::offset_of!(v4l2_capability, bus_info) - 48usize];
+    ["Offset of field: v4l2_capability::bus_info"][::std::mem::offset_of!(v4l2_capability, bus_info) - 48usize];
     ["Offset of field: v4l2_capability::version"][::std::mem::offset_of!(v4l2_capability, version) - 80usize];
-    ["Offset of field: v4l2_capability::capabilities"]
-        [::std::mem::offset_of!(v4l2_capability, capabilities) - 84usize];
-    ["Offset of field: v4l2_capability::device_caps"]
-        [::std::mem::offset_of!(v4l2_capability, device_caps) - 88usize];
-    ["Offset of field: v4l2_capability::reserved"]
-        [::std::mem::offset_of!(v4l2_capability, reserved) - 92usize];
+    ["Offset of field: v4l2_capability::capabilities"][::std::mem::offset_of!(v4l2_capability, capabilities) - 84usize];
+    ["Offset of field: v4l2_capability::device_caps"][::std::mem::offset_of!(v4l2_capability, device_caps) - 88usize];
+    ["Offset of field: v4l2_capability::reserved"][::std::mem::offset_of!(v4l2_capability, reserved) - 92usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -526,14 +531,10 @@ pub union v4l2_pix_format__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_pix_format__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_pix_format__bindgen_ty_1>() - 4usize];
-    ["Alignment of v4l2_pix_format__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_pix_format__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_pix_format__bindgen_ty_1::ycbcr_enc"]
-        [::std::mem::offset_of!(v4l2_pix_format__bindgen_ty_1, ycbcr_enc) - 0usize];
-    ["Offset of field: v4l2_pix_format__bindgen_ty_1::hsv_enc"]
-        [::std::mem::offset_of!(v4l2_pix_format__bindgen_ty_1, hsv_enc) - 0usize];
+    ["Size of v4l2_pix_format__bindgen_ty_1"][::std::mem::size_of::<v4l2_pix_format__bindgen_ty_1>() - 4usize];
+    ["Alignment of v4l2_pix_format__bindgen_ty_1"][::std::mem::align_of::<v4l2_pix_format__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_pix_format__bindgen_ty_1::ycbcr_enc"][::std::mem::offset_of!(v4l2_pix_format__bindgen_ty_1, ycbcr_enc) - 0usize];
+    ["Offset of field: v4l2_pix_format__bindgen_ty_1::hsv_enc"][::std::mem::offset_of!(v4l2_pix_format__bindgen_ty_1, hsv_enc) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -541,21 +542,15 @@ const _: () = {
     ["Alignment of v4l2_pix_format"][::std::mem::align_of::<v4l2_pix_format>() - 4usize];
     ["Offset of field: v4l2_pix_format::width"][::std::mem::offset_of!(v4l2_pix_format, width) - 0usize];
     ["Offset of field: v4l2_pix_format::height"][::std::mem::offset_of!(v4l2_pix_format, height) - 4usize];
-    ["Offset of field: v4l2_pix_format::pixelformat"]
-        [::std::mem::offset_of!(v4l2_pix_format, pixelformat) - 8usize];
+    ["Offset of field: v4l2_pix_format::pixelformat"][::std::mem::offset_of!(v4l2_pix_format, pixelformat) - 8usize];
     ["Offset of field: v4l2_pix_format::field"][::std::mem::offset_of!(v4l2_pix_format, field) - 12usize];
-    ["Offset of field: v4l2_pix_format::bytesperline"]
-        [::std::mem::offset_of!(v4l2_pix_format, bytesperline) - 16usize];
-    ["Offset of field: v4l2_pix_format::sizeimage"]
-        [::std::mem::offset_of!(v4l2_pix_format, sizeimage) - 20usize];
-    ["Offset of field: v4l2_pix_format::colorspace"]
-        [::std::mem::offset_of!(v4l2_pix_format, colorspace) - 24usize];
+    ["Offset of field: v4l2_pix_format::bytesperline"][::std::mem::offset_of!(v4l2_pix_format, bytesperline) - 16usize];
+    ["Offset of field: v4l2_pix_format::sizeimage"][::std::mem::offset_of!(v4l2_pix_format, sizeimage) - 20usize];
+    ["Offset of field: v4l2_pix_format::colorspace"][::std::mem::offset_of!(v4l2_pix_format, colorspace) - 24usize];
     ["Offset of field: v4l2_pix_format::priv_"][::std::mem::offset_of!(v4l2_pix_format, priv_) - 28usize];
     ["Offset of field: v4l2_pix_format::flags"][::std::mem::offset_of!(v4l2_pix_format, flags) - 32usize];
-    ["Offset of field: v4l2_pix_format::quantization"]
-        [::std::mem::offset_of!(v4l2_pix_format, quantization) - 40usize];
-    ["Offset of field: v4l2_pix_format::xfer_func"]
-        [::std::mem::offset_of!(v4l2_pix_format, xfer_func) - 44usize];
+    ["Offset of field: v4l2_pix_format::quantization"][::std::mem::offset_of!(v4l2_pix_format, quantization) - 40usize];
+    ["Offset of field: v4l2_pix_format::xfer_func"][::std::mem::offset_of!(v4l2_pix_format, xfer_func) - 44usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -575,10 +570,8 @@ const _: () = {
     ["Offset of field: v4l2_fmtdesc::index"][::std::mem::offset_of!(v4l2_fmtdesc, index) - 0usize];
     ["Offset of field: v4l2_fmtdesc::type_"][::std::mem::offset_of!(v4l2_fmtdesc, type_) - 4usize];
     ["Offset of field: v4l2_fmtdesc::flags"][::std::mem::offset_of!(v4l2_fmtdesc, flags) - 8usize];
-    ["Offset of field: v4l2_fmtdesc::description"]
-        [::std::mem::offset_of!(v4l2_fmtdesc, description) - 12usize];
-    ["Offset of field: v4l2_fmtdesc::pixelformat"]
-        [::std::mem::offset_of!(v4l2_fmtdesc, pixelformat) - 44usize];
+    ["Offset of field: v4l2_fmtdesc::description"][::std::mem::offset_of!(v4l2_fmtdesc, description) - 12usize];
+    ["Offset of field: v4l2_fmtdesc::pixelformat"][::std::mem::offset_of!(v4l2_fmtdesc, pixelformat) - 44usize];
     ["Offset of field: v4l2_fmtdesc::mbus_code"][::std::mem::offset_of!(v4l2_fmtdesc, mbus_code) - 48usize];
     ["Offset of field: v4l2_fmtdesc::reserved"][::std::mem::offset_of!(v4l2_fmtdesc, reserved) - 52usize];
 };
@@ -596,10 +589,8 @@ pub struct v4l2_frmsize_discrete {
 const _: () = {
     ["Size of v4l2_frmsize_discrete"][::std::mem::size_of::<v4l2_frmsize_discrete>() - 8usize];
     ["Alignment of v4l2_frmsize_discrete"][::std::mem::align_of::<v4l2_frmsize_discrete>() - 4usize];
-    ["Offset of field: v4l2_frmsize_discrete::width"]
-        [::std::mem::offset_of!(v4l2_frmsize_discrete, width) - 0usize];
-    ["Offset of field: v4l2_frmsize_discrete::height"]
-        [::std::mem::offset_of!(v4l2_frmsize_discrete, height) - 4usize];
+    ["Offset of field: v4l2_frmsize_discrete::width"][::std::mem::offset_of!(v4l2_frmsize_discrete, width) - 0usize];
+    ["Offset of field: v4l2_frmsize_discrete::height"][::std::mem::offset_of!(v4l2_frmsize_discrete, height) - 4usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -615,18 +606,12 @@ pub struct v4l2_frmsize_stepwise {
 const _: () = {
     ["Size of v4l2_frmsize_stepwise"][::std::mem::size_of::<v4l2_frmsize_stepwise>() - 24usize];
     ["Alignment of v4l2_frmsize_stepwise"][::std::mem::align_of::<v4l2_frmsize_stepwise>() - 4usize];
-    ["Offset of field: v4l2_frmsize_stepwise::min_width"]
-        [::std::mem::offset_of!(v4l2_frmsize_stepwise, min_width) - 0usize];
-    ["Offset of field: v4l2_frmsize_stepwise::max_width"]
-        [::std::mem::offset_of!(v4l2_frmsize_stepwise, max_width) - 4usize];
-    ["Offset of field: v4l2_frmsize_stepwise::step_width"]
-        [::std::mem::offset_of!(v4l2_frmsize_stepwise, step_width) - 8usize];
-    ["Offset of field: v4l2_frmsize_stepwise::min_height"]
-        [::std::mem::offset_of!(v4l2_frmsize_stepwise, min_height) - 12usize];
-    ["Offset of field: v4l2_frmsize_stepwise::max_height"]
-        [::std::mem::offset_of!(v4l2_frmsize_stepwise, max_height) - 16usize];
-    ["Offset of field: v4l2_frmsize_stepwise::step_height"]
-        [::std::mem::offset_of!(v4l2_frmsize_stepwise, step_height) - 20usize];
+    ["Offset of field: v4l2_frmsize_stepwise::min_width"][::std::mem::offset_of!(v4l2_frmsize_stepwise, min_width) - 0usize];
+    ["Offset of field: v4l2_frmsize_stepwise::max_width"][::std::mem::offset_of!(v4l2_frmsize_stepwise, max_width) - 4usize];
+    ["Offset of field: v4l2_frmsize_stepwise::step_width"][::std::mem::offset_of!(v4l2_frmsize_stepwise, step_width) - 8usize];
+    ["Offset of field: v4l2_frmsize_stepwise::min_height"][::std::mem::offset_of!(v4l2_frmsize_stepwise, min_height) - 12usize];
+    ["Offset of field: v4l2_frmsize_stepwise::max_height"][::std::mem::offset_of!(v4l2_frmsize_stepwise, max_height) - 16usize];
+    ["Offset of field: v4l2_frmsize_stepwise::step_height"][::std::mem::offset_of!(v4l2_frmsize_stepwise, step_height) - 20usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -645,25 +630,19 @@ pub union v4l2_frmsizeenum__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_frmsizeenum__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_frmsizeenum__bindgen_ty_1>() - 24usize];
-    ["Alignment of v4l2_frmsizeenum__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_frmsizeenum__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_frmsizeenum__bindgen_ty_1::discrete"]
-        [::std::mem::offset_of!(v4l2_frmsizeenum__bindgen_ty_1, discrete) - 0usize];
-    ["Offset of field: v4l2_frmsizeenum__bindgen_ty_1::stepwise"]
-        [::std::mem::offset_of!(v4l2_frmsizeenum__bindgen_ty_1, stepwise) - 0usize];
+    ["Size of v4l2_frmsizeenum__bindgen_ty_1"][::std::mem::size_of::<v4l2_frmsizeenum__bindgen_ty_1>() - 24usize];
+    ["Alignment of v4l2_frmsizeenum__bindgen_ty_1"][::std::mem::align_of::<v4l2_frmsizeenum__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_frmsizeenum__bindgen_ty_1::discrete"][::std::mem::offset_of!(v4l2_frmsizeenum__bindgen_ty_1, discrete) - 0usize];
+    ["Offset of field: v4l2_frmsizeenum__bindgen_ty_1::stepwise"][::std::mem::offset_of!(v4l2_frmsizeenum__bindgen_ty_1, stepwise) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_frmsizeenum"][::std::mem::size_of::<v4l2_frmsizeenum>() - 44usize];
     ["Alignment of v4l2_frmsizeenum"][::std::mem::align_of::<v4l2_frmsizeenum>() - 4usize];
     ["Offset of field: v4l2_frmsizeenum::index"][::std::mem::offset_of!(v4l2_frmsizeenum, index) - 0usize];
-    ["Offset of field: v4l2_frmsizeenum::pixel_format"]
-        [::std::mem::offset_of!(v4l2_frmsizeenum, pixel_format) - 4usize];
+    ["Offset of field: v4l2_frmsizeenum::pixel_format"][::std::mem::offset_of!(v4l2_frmsizeenum, pixel_format) - 4usize];
     ["Offset of field: v4l2_frmsizeenum::type_"][::std::mem::offset_of!(v4l2_frmsizeenum, type_) - 8usize];
-    ["Offset of field: v4l2_frmsizeenum::reserved"]
-        [::std::mem::offset_of!(v4l2_frmsizeenum, reserved) - 36usize];
+    ["Offset of field: v4l2_frmsizeenum::reserved"][::std::mem::offset_of!(v4l2_frmsizeenum, reserved) - 36usize];
 };
 pub const v4l2_frmivaltypes_V4L2_FRMIVAL_TYPE_DISCRETE: v4l2_frmivaltypes = 1;
 pub const v4l2_frmivaltypes_V4L2_FRMIVAL_TYPE_CONTINUOUS: v4l2_frmivaltypes = 2;
@@ -680,12 +659,9 @@ pub struct v4l2_frmival_stepwise {
 const _: () = {
     ["Size of v4l2_frmival_stepwise"][::std::mem::size_of::<v4l2_frmival_stepwise>() - 24usize];
     ["Alignment of v4l2_frmival_stepwise"][::std::mem::align_of::<v4l2_frmival_stepwise>() - 4usize];
-    ["Offset of field: v4l2_frmival_stepwise::min"]
-        [::std::mem::offset_of!(v4l2_frmival_stepwise, min) - 0usize];
-    ["Offset of field: v4l2_frmival_stepwise::max"]
-        [::std::mem::offset_of!(v4l2_frmival_stepwise, max) - 8usize];
-    ["Offset of field: v4l2_frmival_stepwise::step"]
-        [::std::mem::offset_of!(v4l2_frmival_stepwise, step) - 16usize];
+    ["Offset of field: v4l2_frmival_stepwise::min"][::std::mem::offset_of!(v4l2_frmival_stepwise, min) - 0usize];
+    ["Offset of field: v4l2_frmival_stepwise::max"][::std::mem::offset_of!(v4l2_frmival_stepwise, max) - 8usize];
+    ["Offset of field: v4l2_frmival_stepwise::step"][::std::mem::offset_of!(v4l2_frmival_stepwise, step) - 16usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -706,27 +682,21 @@ pub union v4l2_frmivalenum__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_frmivalenum__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_frmivalenum__bindgen_ty_1>() - 24usize];
-    ["Alignment of v4l2_frmivalenum__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_frmivalenum__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_frmivalenum__bindgen_ty_1::discrete"]
-        [::std::mem::offset_of!(v4l2_frmivalenum__bindgen_ty_1, discrete) - 0usize];
-    ["Offset of field: v4l2_frmivalenum__bindgen_ty_1::stepwise"]
-        [::std::mem::offset_of!(v4l2_frmivalenum__bindgen_ty_1, stepwise) - 0usize];
+    ["Size of v4l2_frmivalenum__bindgen_ty_1"][::std::mem::size_of::<v4l2_frmivalenum__bindgen_ty_1>() - 24usize];
+    ["Alignment of v4l2_frmivalenum__bindgen_ty_1"][::std::mem::align_of::<v4l2_frmivalenum__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_frmivalenum__bindgen_ty_1::discrete"][::std::mem::offset_of!(v4l2_frmivalenum__bindgen_ty_1, discrete) - 0usize];
+    ["Offset of field: v4l2_frmivalenum__bindgen_ty_1::stepwise"][::std::mem::offset_of!(v4l2_frmivalenum__bindgen_ty_1, stepwise) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_frmivalenum"][::std::mem::size_of::<v4l2_frmivalenum>() - 52usize];
     ["Alignment of v4l2_frmivalenum"][::std::mem::align_of::<v4l2_frmivalenum>() - 4usize];
     ["Offset of field: v4l2_frmivalenum::index"][::std::mem::offset_of!(v4l2_frmivalenum, index) - 0usize];
-    ["Offset of field: v4l2_frmivalenum::pixel_format"]
-        [::std::mem::offset_of!(v4l2_frmivalenum, pixel_format) - 4usize];
+    ["Offset of field: v4l2_frmivalenum::pixel_format"][::std::mem::offset_of!(v4l2_frmivalenum, pixel_format) - 4usize];
     ["Offset of field: v4l2_frmivalenum::width"][::std::mem::offset_of!(v4l2_frmivalenum, width) - 8usize];
     ["Offset of field: v4l2_frmivalenum::height"][::std::mem::offset_of!(v4l2_frmivalenum, height) - 12usize];
     ["Offset of field: v4l2_frmivalenum::type_"][::std::mem::offset_of!(v4l2_frmivalenum, type_) - 16usize];
-    ["Offset of field: v4l2_frmivalenum::reserved"]
-        [::std::mem::offset_of!(v4l2_frmivalenum, reserved) - 44usize];
+    ["Offset of field: v4l2_frmivalenum::reserved"][::std::mem::offset_of!(v4l2_frmivalenum, reserved) - 44usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -766,20 +736,13 @@ pub struct v4l2_jpegcompression {
 const _: () = {
     ["Size of v4l2_jpegcompression"][::std::mem::size_of::<v4l2_jpegcompression>() - 140usize];
     ["Alignment of v4l2_jpegcompression"][::std::mem::align_of::<v4l2_jpegcompression>() - 4usize];
-    ["Offset of field: v4l2_jpegcompression::quality"]
-        [::std::mem::offset_of!(v4l2_jpegcompression, quality) - 0usize];
-    ["Offset of field: v4l2_jpegcompression::APPn"]
-        [::std::mem::offset_of!(v4l2_jpegcompression, APPn) - 4usize];
-    ["Offset of field: v4l2_jpegcompression::APP_len"]
-        [::std::mem::offset_of!(v4l2_jpegcompression, APP_len) - 8usize];
-    ["Offset of field: v4l2_jpegcompression::APP_data"]
-        [::std::mem::offset_of!(v4l2_jpegcompression, APP_data) - 12usize];
-    ["Offset of field: v4l2_jpegcompression::COM_len"]
-        [::std::mem::offset_of!(v4l2_jpegcompression, COM_len) - 72usize];
-    ["Offset of field: v4l2_jpegcompression::COM_data"]
-        [::std::mem::offset_of!(v4l2_jpegcompression, COM_data) - 76usize];
-    ["Offset of field: v4l2_jpegcompression::jpeg_markers"]
-        [::std::mem::offset_of!(v4l2_jpegcompression, jpeg_markers) - 136usize];
+    ["Offset of field: v4l2_jpegcompression::quality"][::std::mem::offset_of!(v4l2_jpegcompression, quality) - 0usize];
+    ["Offset of field: v4l2_jpegcompression::APPn"][::std::mem::offset_of!(v4l2_jpegcompression, APPn) - 4usize];
+    ["Offset of field: v4l2_jpegcompression::APP_len"][::std::mem::offset_of!(v4l2_jpegcompression, APP_len) - 8usize];
+    ["Offset of field: v4l2_jpegcompression::APP_data"][::std::mem::offset_of!(v4l2_jpegcompression, APP_data) - 12usize];
+    ["Offset of field: v4l2_jpegcompression::COM_len"][::std::mem::offset_of!(v4l2_jpegcompression, COM_len) - 72usize];
+    ["Offset of field: v4l2_jpegcompression::COM_data"][::std::mem::offset_of!(v4l2_jpegcompression, COM_data) - 76usize];
+    ["Offset of field: v4l2_jpegcompression::jpeg_markers"][::std::mem::offset_of!(v4l2_jpegcompression, jpeg_markers) - 136usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -795,18 +758,12 @@ pub struct v4l2_requestbuffers {
 const _: () = {
     ["Size of v4l2_requestbuffers"][::std::mem::size_of::<v4l2_requestbuffers>() - 20usize];
     ["Alignment of v4l2_requestbuffers"][::std::mem::align_of::<v4l2_requestbuffers>() - 4usize];
-    ["Offset of field: v4l2_requestbuffers::count"]
-        [::std::mem::offset_of!(v4l2_requestbuffers, count) - 0usize];
-    ["Offset of field: v4l2_requestbuffers::type_"]
-        [::std::mem::offset_of!(v4l2_requestbuffers, type_) - 4usize];
-    ["Offset of field: v4l2_requestbuffers::memory"]
-        [::std::mem::offset_of!(v4l2_requestbuffers, memory) - 8usize];
-    ["Offset of field: v4l2_requestbuffers::capabilities"]
-        [::std::mem::offset_of!(v4l2_requestbuffers, capabilities) - 12usize];
-    ["Offset of field: v4l2_requestbuffers::flags"]
-        [::std::mem::offset_of!(v4l2_requestbuffers, flags) - 16usize];
-    ["Offset of field: v4l2_requestbuffers::reserved"]
-        [::std::mem::offset_of!(v4l2_requestbuffers, reserved) - 17usize];
+    ["Offset of field: v4l2_requestbuffers::count"][::std::mem::offset_of!(v4l2_requestbuffers, count) - 0usize];
+    ["Offset of field: v4l2_requestbuffers::type_"][::std::mem::offset_of!(v4l2_requestbuffers, type_) - 4usize];
+    ["Offset of field: v4l2_requestbuffers::memory"][::std::mem::offset_of!(v4l2_requestbuffers, memory) - 8usize];
+    ["Offset of field: v4l2_requestbuffers::capabilities"][::std::mem::offset_of!(v4l2_requestbuffers, capabilities) - 12usize];
+    ["Offset of field: v4l2_requestbuffers::flags"][::std::mem::offset_of!(v4l2_requestbuffers, flags) - 16usize];
+    ["Offset of field: v4l2_requestbuffers::reserved"][::std::mem::offset_of!(v4l2_requestbuffers, reserved) - 17usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -826,23 +783,38 @@ pub union v4l2_plane__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_plane__bindgen_ty_1"][::std::mem::size_of::<v4l2_plane__bindgen_ty_1>() - 4usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_plane__bindgen_ty_1"][::std::mem::align_of::<v4l2_plane__bindgen_ty_1>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_plane__bindgen_ty_1"][::std::mem::size_of::<v4l2_plane__bindgen_ty_1>() - 8usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_plane__bindgen_ty_1"][::std::mem::align_of::<v4l2_plane__bindgen_ty_1>() - 8usize];
-    ["Offset of field: v4l2_plane__bindgen_ty_1::mem_offset"]
-        [::std::mem::offset_of!(v4l2_plane__bindgen_ty_1, mem_offset) - 0usize];
-    ["Offset of field: v4l2_plane__bindgen_ty_1::userptr"]
-        [::std::mem::offset_of!(v4l2_plane__bindgen_ty_1, userptr) - 0usize];
-    ["Offset of field: v4l2_plane__bindgen_ty_1::fd"]
-        [::std::mem::offset_of!(v4l2_plane__bindgen_ty_1, fd) - 0usize];
+    ["Offset of field: v4l2_plane__bindgen_ty_1::mem_offset"][::std::mem::offset_of!(v4l2_plane__bindgen_ty_1, mem_offset) - 0usize];
+    ["Offset of field: v4l2_plane__bindgen_ty_1::userptr"][::std::mem::offset_of!(v4l2_plane__bindgen_ty_1, userptr) - 0usize];
+    ["Offset of field: v4l2_plane__bindgen_ty_1::fd"][::std::mem::offset_of!(v4l2_plane__bindgen_ty_1, fd) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_plane"][::std::mem::size_of::<v4l2_plane>() - 60usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_plane"][::std::mem::align_of::<v4l2_plane>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_plane"][::std::mem::size_of::<v4l2_plane>() - 64usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_plane"][::std::mem::align_of::<v4l2_plane>() - 8usize];
     ["Offset of field: v4l2_plane::bytesused"][::std::mem::offset_of!(v4l2_plane, bytesused) - 0usize];
     ["Offset of field: v4l2_plane::length"][::std::mem::offset_of!(v4l2_plane, length) - 4usize];
     ["Offset of field: v4l2_plane::m"][::std::mem::offset_of!(v4l2_plane, m) - 8usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_plane::data_offset"][::std::mem::offset_of!(v4l2_plane, data_offset) - 12usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_plane::reserved"][::std::mem::offset_of!(v4l2_plane, reserved) - 16usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_plane::data_offset"][::std::mem::offset_of!(v4l2_plane, data_offset) - 16usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_plane::reserved"][::std::mem::offset_of!(v4l2_plane, reserved) - 20usize];
 };
 #[repr(C)]
@@ -872,16 +844,18 @@ pub union v4l2_buffer__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_buffer__bindgen_ty_1"][::std::mem::size_of::<v4l2_buffer__bindgen_ty_1>() - 4usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_buffer__bindgen_ty_1"][::std::mem::align_of::<v4l2_buffer__bindgen_ty_1>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_buffer__bindgen_ty_1"][::std::mem::size_of::<v4l2_buffer__bindgen_ty_1>() - 8usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_buffer__bindgen_ty_1"][::std::mem::align_of::<v4l2_buffer__bindgen_ty_1>() - 8usize];
-    ["Offset of field: v4l2_buffer__bindgen_ty_1::offset"]
-        [::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, offset) - 0usize];
-    ["Offset of field: v4l2_buffer__bindgen_ty_1::userptr"]
-        [::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, userptr) - 0usize];
-    ["Offset of field: v4l2_buffer__bindgen_ty_1::planes"]
-        [::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, planes) - 0usize];
-    ["Offset of field: v4l2_buffer__bindgen_ty_1::fd"]
-        [::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, fd) - 0usize];
+    ["Offset of field: v4l2_buffer__bindgen_ty_1::offset"][::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, offset) - 0usize];
+    ["Offset of field: v4l2_buffer__bindgen_ty_1::userptr"][::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, userptr) - 0usize];
+    ["Offset of field: v4l2_buffer__bindgen_ty_1::planes"][::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, planes) - 0usize];
+    ["Offset of field: v4l2_buffer__bindgen_ty_1::fd"][::std::mem::offset_of!(v4l2_buffer__bindgen_ty_1, fd) - 0usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -893,26 +867,51 @@ pub union v4l2_buffer__bindgen_ty_2 {
 const _: () = {
     ["Size of v4l2_buffer__bindgen_ty_2"][::std::mem::size_of::<v4l2_buffer__bindgen_ty_2>() - 4usize];
     ["Alignment of v4l2_buffer__bindgen_ty_2"][::std::mem::align_of::<v4l2_buffer__bindgen_ty_2>() - 4usize];
-    ["Offset of field: v4l2_buffer__bindgen_ty_2::request_fd"]
-        [::std::mem::offset_of!(v4l2_buffer__bindgen_ty_2, request_fd) - 0usize];
-    ["Offset of field: v4l2_buffer__bindgen_ty_2::reserved"]
-        [::std::mem::offset_of!(v4l2_buffer__bindgen_ty_2, reserved) - 0usize];
+    ["Offset of field: v4l2_buffer__bindgen_ty_2::request_fd"][::std::mem::offset_of!(v4l2_buffer__bindgen_ty_2, request_fd) - 0usize];
+    ["Offset of field: v4l2_buffer__bindgen_ty_2::reserved"][::std::mem::offset_of!(v4l2_buffer__bindgen_ty_2, reserved) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_buffer"][::std::mem::size_of::<v4l2_buffer>() - 68usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_buffer"][::std::mem::align_of::<v4l2_buffer>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_buffer"][::std::mem::size_of::<v4l2_buffer>() - 88usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_buffer"][::std::mem::align_of::<v4l2_buffer>() - 8usize];
     ["Offset of field: v4l2_buffer::index"][::std::mem::offset_of!(v4l2_buffer, index) - 0usize];
     ["Offset of field: v4l2_buffer::type_"][::std::mem::offset_of!(v4l2_buffer, type_) - 4usize];
     ["Offset of field: v4l2_buffer::bytesused"][::std::mem::offset_of!(v4l2_buffer, bytesused) - 8usize];
     ["Offset of field: v4l2_buffer::flags"][::std::mem::offset_of!(v4l2_buffer, flags) - 12usize];
     ["Offset of field: v4l2_buffer::field"][::std::mem::offset_of!(v4l2_buffer, field) - 16usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_buffer::timestamp"][::std::mem::offset_of!(v4l2_buffer, timestamp) - 20usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_buffer::timecode"][::std::mem::offset_of!(v4l2_buffer, timecode) - 28usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_buffer::sequence"][::std::mem::offset_of!(v4l2_buffer, sequence) - 44usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_buffer::memory"][::std::mem::offset_of!(v4l2_buffer, memory) - 48usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_buffer::m"][::std::mem::offset_of!(v4l2_buffer, m) - 52usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_buffer::length"][::std::mem::offset_of!(v4l2_buffer, length) - 56usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_buffer::reserved2"][::std::mem::offset_of!(v4l2_buffer, reserved2) - 60usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_buffer::timestamp"][::std::mem::offset_of!(v4l2_buffer, timestamp) - 24usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_buffer::timecode"][::std::mem::offset_of!(v4l2_buffer, timecode) - 40usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_buffer::sequence"][::std::mem::offset_of!(v4l2_buffer, sequence) - 56usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_buffer::memory"][::std::mem::offset_of!(v4l2_buffer, memory) - 60usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_buffer::m"][::std::mem::offset_of!(v4l2_buffer, m) - 64usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_buffer::length"][::std::mem::offset_of!(v4l2_buffer, length) - 72usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_buffer::reserved2"][::std::mem::offset_of!(v4l2_buffer, reserved2) - 76usize];
 };
 #[repr(C)]
@@ -934,8 +933,7 @@ const _: () = {
     ["Offset of field: v4l2_exportbuffer::plane"][::std::mem::offset_of!(v4l2_exportbuffer, plane) - 8usize];
     ["Offset of field: v4l2_exportbuffer::flags"][::std::mem::offset_of!(v4l2_exportbuffer, flags) - 12usize];
     ["Offset of field: v4l2_exportbuffer::fd"][::std::mem::offset_of!(v4l2_exportbuffer, fd) - 16usize];
-    ["Offset of field: v4l2_exportbuffer::reserved"]
-        [::std::mem::offset_of!(v4l2_exportbuffer, reserved) - 20usize];
+    ["Offset of field: v4l2_exportbuffer::reserved"][::std::mem::offset_of!(v4l2_exportbuffer, reserved) - 20usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -959,35 +957,33 @@ pub struct v4l2_framebuffer__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_framebuffer__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_framebuffer__bindgen_ty_1>() - 32usize];
-    ["Alignment of v4l2_framebuffer__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_framebuffer__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::width"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, width) - 0usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::height"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, height) - 4usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::pixelformat"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, pixelformat) - 8usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::field"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, field) - 12usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::bytesperline"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, bytesperline) - 16usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::sizeimage"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, sizeimage) - 20usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::colorspace"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, colorspace) - 24usize];
-    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::priv_"]
-        [::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, priv_) - 28usize];
+    ["Size of v4l2_framebuffer__bindgen_ty_1"][::std::mem::size_of::<v4l2_framebuffer__bindgen_ty_1>() - 32usize];
+    ["Alignment of v4l2_framebuffer__bindgen_ty_1"][::std::mem::align_of::<v4l2_framebuffer__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::width"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, width) - 0usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::height"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, height) - 4usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::pixelformat"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, pixelformat) - 8usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::field"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, field) - 12usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::bytesperline"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, bytesperline) - 16usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::sizeimage"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, sizeimage) - 20usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::colorspace"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, colorspace) - 24usize];
+    ["Offset of field: v4l2_framebuffer__bindgen_ty_1::priv_"][::std::mem::offset_of!(v4l2_framebuffer__bindgen_ty_1, priv_) - 28usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_framebuffer"][::std::mem::size_of::<v4l2_framebuffer>() - 44usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_framebuffer"][::std::mem::align_of::<v4l2_framebuffer>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_framebuffer"][::std::mem::size_of::<v4l2_framebuffer>() - 48usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_framebuffer"][::std::mem::align_of::<v4l2_framebuffer>() - 8usize];
-    ["Offset of field: v4l2_framebuffer::capability"]
-        [::std::mem::offset_of!(v4l2_framebuffer, capability) - 0usize];
+    ["Offset of field: v4l2_framebuffer::capability"][::std::mem::offset_of!(v4l2_framebuffer, capability) - 0usize];
     ["Offset of field: v4l2_framebuffer::flags"][::std::mem::offset_of!(v4l2_framebuffer, flags) - 4usize];
     ["Offset of field: v4l2_framebuffer::base"][::std::mem::offset_of!(v4l2_framebuffer, base) - 8usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_framebuffer::fmt"][::std::mem::offset_of!(v4l2_framebuffer, fmt) - 12usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_framebuffer::fmt"][::std::mem::offset_of!(v4l2_framebuffer, fmt) - 16usize];
 };
 #[repr(C)]
@@ -998,7 +994,13 @@ pub struct v4l2_clip {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_clip"][::std::mem::size_of::<v4l2_clip>() - 20usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_clip"][::std::mem::align_of::<v4l2_clip>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_clip"][::std::mem::size_of::<v4l2_clip>() - 24usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_clip"][::std::mem::align_of::<v4l2_clip>() - 8usize];
     ["Offset of field: v4l2_clip::c"][::std::mem::offset_of!(v4l2_clip, c) - 0usize];
     ["Offset of field: v4l2_clip::next"][::std::mem::offset_of!(v4l2_clip, next) - 16usize];
@@ -1016,16 +1018,30 @@ pub struct v4l2_window {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_window"][::std::mem::size_of::<v4l2_window>() - 40usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_window"][::std::mem::align_of::<v4l2_window>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_window"][::std::mem::size_of::<v4l2_window>() - 56usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_window"][::std::mem::align_of::<v4l2_window>() - 8usize];
     ["Offset of field: v4l2_window::w"][::std::mem::offset_of!(v4l2_window, w) - 0usize];
     ["Offset of field: v4l2_window::field"][::std::mem::offset_of!(v4l2_window, field) - 16usize];
     ["Offset of field: v4l2_window::chromakey"][::std::mem::offset_of!(v4l2_window, chromakey) - 20usize];
     ["Offset of field: v4l2_window::clips"][::std::mem::offset_of!(v4l2_window, clips) - 24usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_window::clipcount"][::std::mem::offset_of!(v4l2_window, clipcount) - 28usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_window::bitmap"][::std::mem::offset_of!(v4l2_window, bitmap) - 32usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_window::global_alpha"][::std::mem::offset_of!(v4l2_window, global_alpha) - 36usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_window::clipcount"][::std::mem::offset_of!(v4l2_window, clipcount) - 32usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_window::bitmap"][::std::mem::offset_of!(v4l2_window, bitmap) - 40usize];
-    ["Offset of field: v4l2_window::global_alpha"]
-        [::std::mem::offset_of!(v4l2_window, global_alpha) - 48usize];
+    #[cfg(target_pointer_width = "64")]
+    ["Offset of field: v4l2_window::global_alpha"][::std::mem::offset_of!(v4l2_window, global_alpha) - 48usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1041,18 +1057,12 @@ pub struct v4l2_captureparm {
 const _: () = {
     ["Size of v4l2_captureparm"][::std::mem::size_of::<v4l2_captureparm>() - 40usize];
     ["Alignment of v4l2_captureparm"][::std::mem::align_of::<v4l2_captureparm>() - 4usize];
-    ["Offset of field: v4l2_captureparm::capability"]
-        [::std::mem::offset_of!(v4l2_captureparm, capability) - 0usize];
-    ["Offset of field: v4l2_captureparm::capturemode"]
-        [::std::mem::offset_of!(v4l2_captureparm, capturemode) - 4usize];
-    ["Offset of field: v4l2_captureparm::timeperframe"]
-        [::std::mem::offset_of!(v4l2_captureparm, timeperframe) - 8usize];
-    ["Offset of field: v4l2_captureparm::extendedmode"]
-        [::std::mem::offset_of!(v4l2_captureparm, extendedmode) - 16usize];
-    ["Offset of field: v4l2_captureparm::readbuffers"]
-        [::std::mem::offset_of!(v4l2_captureparm, readbuffers) - 20usize];
-    ["Offset of field: v4l2_captureparm::reserved"]
-        [::std::mem::offset_of!(v4l2_captureparm, reserved) - 24usize];
+    ["Offset of field: v4l2_captureparm::capability"][::std::mem::offset_of!(v4l2_captureparm, capability) - 0usize];
+    ["Offset of field: v4l2_captureparm::capturemode"][::std::mem::offset_of!(v4l2_captureparm, capturemode) - 4usize];
+    ["Offset of field: v4l2_captureparm::timeperframe"][::std::mem::offset_of!(v4l2_captureparm, timeperframe) - 8usize];
+    ["Offset of field: v4l2_captureparm::extendedmode"][::std::mem::offset_of!(v4l2_captureparm, extendedmode) - 16usize];
+    ["Offset of field: v4l2_captureparm::readbuffers"][::std::mem::offset_of!(v4l2_captureparm, readbuffers) - 20usize];
+    ["Offset of field: v4l2_captureparm::reserved"][::std::mem::offset_of!(v4l2_captureparm, reserved) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1068,18 +1078,12 @@ pub struct v4l2_outputparm {
 const _: () = {
     ["Size of v4l2_outputparm"][::std::mem::size_of::<v4l2_outputparm>() - 40usize];
     ["Alignment of v4l2_outputparm"][::std::mem::align_of::<v4l2_outputparm>() - 4usize];
-    ["Offset of field: v4l2_outputparm::capability"]
-        [::std::mem::offset_of!(v4l2_outputparm, capability) - 0usize];
-    ["Offset of field: v4l2_outputparm::outputmode"]
-        [::std::mem::offset_of!(v4l2_outputparm, outputmode) - 4usize];
-    ["Offset of field: v4l2_outputparm::timeperframe"]
-        [::std::mem::offset_of!(v4l2_outputparm, timeperframe) - 8usize];
-    ["Offset of field: v4l2_outputparm::extendedmode"]
-        [::std::mem::offset_of!(v4l2_outputparm, extendedmode) - 16usize];
-    ["Offset of field: v4l2_outputparm::writebuffers"]
-        [::std::mem::offset_of!(v4l2_outputparm, writebuffers) - 20usize];
-    ["Offset of field: v4l2_outputparm::reserved"]
-        [::std::mem::offset_of!(v4l2_outputparm, reserved) - 24usize];
+    ["Offset of field: v4l2_outputparm::capability"][::std::mem::offset_of!(v4l2_outputparm, capability) - 0usize];
+    ["Offset of field: v4l2_outputparm::outputmode"][::std::mem::offset_of!(v4l2_outputparm, outputmode) - 4usize];
+    ["Offset of field: v4l2_outputparm::timeperframe"][::std::mem::offset_of!(v4l2_outputparm, timeperframe) - 8usize];
+    ["Offset of field: v4l2_outputparm::extendedmode"][::std::mem::offset_of!(v4l2_outputparm, extendedmode) - 16usize];
+    ["Offset of field: v4l2_outputparm::writebuffers"][::std::mem::offset_of!(v4l2_outputparm, writebuffers) - 20usize];
+    ["Offset of field: v4l2_outputparm::reserved"][::std::mem::offset_of!(v4l2_outputparm, reserved) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1096,8 +1100,7 @@ const _: () = {
     ["Offset of field: v4l2_cropcap::type_"][::std::mem::offset_of!(v4l2_cropcap, type_) - 0usize];
     ["Offset of field: v4l2_cropcap::bounds"][::std::mem::offset_of!(v4l2_cropcap, bounds) - 4usize];
     ["Offset of field: v4l2_cropcap::defrect"][::std::mem::offset_of!(v4l2_cropcap, defrect) - 20usize];
-    ["Offset of field: v4l2_cropcap::pixelaspect"]
-        [::std::mem::offset_of!(v4l2_cropcap, pixelaspect) - 36usize];
+    ["Offset of field: v4l2_cropcap::pixelaspect"][::std::mem::offset_of!(v4l2_cropcap, pixelaspect) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1130,10 +1133,8 @@ const _: () = {
     ["Offset of field: v4l2_standard::index"][::std::mem::offset_of!(v4l2_standard, index) - 0usize];
     ["Offset of field: v4l2_standard::id"][::std::mem::offset_of!(v4l2_standard, id) - 8usize];
     ["Offset of field: v4l2_standard::name"][::std::mem::offset_of!(v4l2_standard, name) - 16usize];
-    ["Offset of field: v4l2_standard::frameperiod"]
-        [::std::mem::offset_of!(v4l2_standard, frameperiod) - 40usize];
-    ["Offset of field: v4l2_standard::framelines"]
-        [::std::mem::offset_of!(v4l2_standard, framelines) - 48usize];
+    ["Offset of field: v4l2_standard::frameperiod"][::std::mem::offset_of!(v4l2_standard, frameperiod) - 40usize];
+    ["Offset of field: v4l2_standard::framelines"][::std::mem::offset_of!(v4l2_standard, framelines) - 48usize];
     ["Offset of field: v4l2_standard::reserved"][::std::mem::offset_of!(v4l2_standard, reserved) - 52usize];
 };
 #[repr(C, packed)]
@@ -1166,39 +1167,24 @@ const _: () = {
     ["Alignment of v4l2_bt_timings"][::std::mem::align_of::<v4l2_bt_timings>() - 1usize];
     ["Offset of field: v4l2_bt_timings::width"][::std::mem::offset_of!(v4l2_bt_timings, width) - 0usize];
     ["Offset of field: v4l2_bt_timings::height"][::std::mem::offset_of!(v4l2_bt_timings, height) - 4usize];
-    ["Offset of field: v4l2_bt_timings::interlaced"]
-        [::std::mem::offset_of!(v4l2_bt_timings, interlaced) - 8usize];
-    ["Offset of field: v4l2_bt_timings::polarities"]
-        [::std::mem::offset_of!(v4l2_bt_timings, polarities) - 12usize];
-    ["Offset of field: v4l2_bt_timings::pixelclock"]
-        [::std::mem::offset_of!(v4l2_bt_timings, pixelclock) - 16usize];
-    ["Offset of field: v4l2_bt_timings::hfrontporch"]
-        [::std::mem::offset_of!(v4l2_bt_timings, hfrontporch) - 24usize];
+    ["Offset of field: v4l2_bt_timings::interlaced"][::std::mem::offset_of!(v4l2_bt_timings, interlaced) - 8usize];
+    ["Offset of field: v4l2_bt_timings::polarities"][::std::mem::offset_of!(v4l2_bt_timings, polarities) - 12usize];
+    ["Offset of field: v4l2_bt_timings::pixelclock"][::std::mem::offset_of!(v4l2_bt_timings, pixelclock) - 16usize];
+    ["Offset of field: v4l2_bt_timings::hfrontporch"][::std::mem::offset_of!(v4l2_bt_timings, hfrontporch) - 24usize];
     ["Offset of field: v4l2_bt_timings::hsync"][::std::mem::offset_of!(v4l2_bt_timings, hsync) - 28usize];
-    ["Offset of field: v4l2_bt_timings::hbackporch"]
-        [::std::mem::offset_of!(v4l2_bt_timings, hbackporch) - 32usize];
-    ["Offset of field: v4l2_bt_timings::vfrontporch"]
-        [::std::mem::offset_of!(v4l2_bt_timings, vfrontporch) - 36usize];
+    ["Offset of field: v4l2_bt_timings::hbackporch"][::std::mem::offset_of!(v4l2_bt_timings, hbackporch) - 32usize];
+    ["Offset of field: v4l2_bt_timings::vfrontporch"][::std::mem::offset_of!(v4l2_bt_timings, vfrontporch) - 36usize];
     ["Offset of field: v4l2_bt_timings::vsync"][::std::mem::offset_of!(v4l2_bt_timings, vsync) - 40usize];
-    ["Offset of field: v4l2_bt_timings::vbackporch"]
-        [::std::mem::offset_of!(v4l2_bt_timings, vbackporch) - 44usize];
-    ["Offset of field: v4l2_bt_timings::il_vfrontporch"]
-        [::std::mem::offset_of!(v4l2_bt_timings, il_vfrontporch) - 48usize];
-    ["Offset of field: v4l2_bt_timings::il_vsync"]
-        [::std::mem::offset_of!(v4l2_bt_timings, il_vsync) - 52usize];
-    ["Offset of field: v4l2_bt_timings::il_vbackporch"]
-        [::std::mem::offset_of!(v4l2_bt_timings, il_vbackporch) - 56usize];
-    ["Offset of field: v4l2_bt_timings::standards"]
-        [::std::mem::offset_of!(v4l2_bt_timings, standards) - 60usize];
+    ["Offset of field: v4l2_bt_timings::vbackporch"][::std::mem::offset_of!(v4l2_bt_timings, vbackporch) - 44usize];
+    ["Offset of field: v4l2_bt_timings::il_vfrontporch"][::std::mem::offset_of!(v4l2_bt_timings, il_vfrontporch) - 48usize];
+    ["Offset of field: v4l2_bt_timings::il_vsync"][::std::mem::offset_of!(v4l2_bt_timings, il_vsync) - 52usize];
+    ["Offset of field: v4l2_bt_timings::il_vbackporch"][::std::mem::offset_of!(v4l2_bt_timings, il_vbackporch) - 56usize];
+    ["Offset of field: v4l2_bt_timings::standards"][::std::mem::offset_of!(v4l2_bt_timings, standards) - 60usize];
     ["Offset of field: v4l2_bt_timings::flags"][::std::mem::offset_of!(v4l2_bt_timings, flags) - 64usize];
-    ["Offset of field: v4l2_bt_timings::picture_aspect"]
-        [::std::mem::offset_of!(v4l2_bt_timings, picture_aspect) - 68usize];
-    ["Offset of field: v4l2_bt_timings::cea861_vic"]
-        [::std::mem::offset_of!(v4l2_bt_timings, cea861_vic) - 76usize];
-    ["Offset of field: v4l2_bt_timings::hdmi_vic"]
-        [::std::mem::offset_of!(v4l2_bt_timings, hdmi_vic) - 77usize];
-    ["Offset of field: v4l2_bt_timings::reserved"]
-        [::std::mem::offset_of!(v4l2_bt_timings, reserved) - 78usize];
+    ["Offset of field: v4l2_bt_timings::picture_aspect"][::std::mem::offset_of!(v4l2_bt_timings, picture_aspect) - 68usize];
+    ["Offset of field: v4l2_bt_timings::cea861_vic"][::std::mem::offset_of!(v4l2_bt_timings, cea861_vic) - 76usize];
+    ["Offset of field: v4l2_bt_timings::hdmi_vic"][::std::mem::offset_of!(v4l2_bt_timings, hdmi_vic) - 77usize];
+    ["Offset of field: v4l2_bt_timings::reserved"][::std::mem::offset_of!(v4l2_bt_timings, reserved) - 78usize];
 };
 #[repr(C, packed)]
 #[derive(Copy, Clone)]
@@ -1214,14 +1200,10 @@ pub union v4l2_dv_timings__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_dv_timings__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_dv_timings__bindgen_ty_1>() - 128usize];
-    ["Alignment of v4l2_dv_timings__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_dv_timings__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_dv_timings__bindgen_ty_1::bt"]
-        [::std::mem::offset_of!(v4l2_dv_timings__bindgen_ty_1, bt) - 0usize];
-    ["Offset of field: v4l2_dv_timings__bindgen_ty_1::reserved"]
-        [::std::mem::offset_of!(v4l2_dv_timings__bindgen_ty_1, reserved) - 0usize];
+    ["Size of v4l2_dv_timings__bindgen_ty_1"][::std::mem::size_of::<v4l2_dv_timings__bindgen_ty_1>() - 128usize];
+    ["Alignment of v4l2_dv_timings__bindgen_ty_1"][::std::mem::align_of::<v4l2_dv_timings__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_dv_timings__bindgen_ty_1::bt"][::std::mem::offset_of!(v4l2_dv_timings__bindgen_ty_1, bt) - 0usize];
+    ["Offset of field: v4l2_dv_timings__bindgen_ty_1::reserved"][::std::mem::offset_of!(v4l2_dv_timings__bindgen_ty_1, reserved) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1278,8 +1260,7 @@ const _: () = {
     ["Offset of field: v4l2_output::audioset"][::std::mem::offset_of!(v4l2_output, audioset) - 40usize];
     ["Offset of field: v4l2_output::modulator"][::std::mem::offset_of!(v4l2_output, modulator) - 44usize];
     ["Offset of field: v4l2_output::std"][::std::mem::offset_of!(v4l2_output, std) - 48usize];
-    ["Offset of field: v4l2_output::capabilities"]
-        [::std::mem::offset_of!(v4l2_output, capabilities) - 56usize];
+    ["Offset of field: v4l2_output::capabilities"][::std::mem::offset_of!(v4l2_output, capabilities) - 56usize];
     ["Offset of field: v4l2_output::reserved"][::std::mem::offset_of!(v4l2_output, reserved) - 60usize];
 };
 #[repr(C)]
@@ -1335,62 +1316,34 @@ pub union v4l2_ext_control__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ext_control__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_ext_control__bindgen_ty_1>() - 8usize];
-    ["Alignment of v4l2_ext_control__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_ext_control__bindgen_ty_1>() - 8usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::value"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, value) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::value64"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, value64) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::string"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, string) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_u8"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_u8) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_u16"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_u16) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_u32"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_u32) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_area"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_area) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_sps"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_sps) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_pps"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_pps) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_scaling_matrix"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_scaling_matrix) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_pred_weights"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_pred_weights) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_slice_params"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_slice_params) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_decode_params"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_decode_params) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_fwht_params"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_fwht_params) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_vp8_frame"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_vp8_frame) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_mpeg2_sequence"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_mpeg2_sequence) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_mpeg2_picture"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_mpeg2_picture) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_mpeg2_quantisation"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_mpeg2_quantisation) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_vp9_compressed_hdr_probs"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_vp9_compressed_hdr_probs) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_vp9_frame"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_vp9_frame) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_sps"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_sps) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_pps"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_pps) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_slice_params"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_slice_params) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_scaling_matrix"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_scaling_matrix) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_decode_params"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_decode_params) - 0usize];
-    ["Offset of field: v4l2_ext_control__bindgen_ty_1::ptr"]
-        [::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, ptr) - 0usize];
+    ["Size of v4l2_ext_control__bindgen_ty_1"][::std::mem::size_of::<v4l2_ext_control__bindgen_ty_1>() - 8usize];
+    ["Alignment of v4l2_ext_control__bindgen_ty_1"][::std::mem::align_of::<v4l2_ext_control__bindgen_ty_1>() - 8usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::value"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, value) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::value64"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, value64) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::string"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, string) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_u8"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_u8) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_u16"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_u16) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_u32"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_u32) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_area"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_area) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_sps"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_sps) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_pps"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_pps) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_scaling_matrix"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_scaling_matrix) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_pred_weights"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_pred_weights) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_slice_params"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_slice_params) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_h264_decode_params"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_h264_decode_params) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_fwht_params"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_fwht_params) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_vp8_frame"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_vp8_frame) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_mpeg2_sequence"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_mpeg2_sequence) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_mpeg2_picture"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_mpeg2_picture) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_mpeg2_quantisation"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_mpeg2_quantisation) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_vp9_compressed_hdr_probs"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_vp9_compressed_hdr_probs) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_vp9_frame"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_vp9_frame) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_sps"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_sps) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_pps"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_pps) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_slice_params"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_slice_params) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_scaling_matrix"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_scaling_matrix) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::p_hevc_decode_params"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, p_hevc_decode_params) - 0usize];
+    ["Offset of field: v4l2_ext_control__bindgen_ty_1::ptr"][::std::mem::offset_of!(v4l2_ext_control__bindgen_ty_1, ptr) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1398,8 +1351,7 @@ const _: () = {
     ["Alignment of v4l2_ext_control"][::std::mem::align_of::<v4l2_ext_control>() - 1usize];
     ["Offset of field: v4l2_ext_control::id"][::std::mem::offset_of!(v4l2_ext_control, id) - 0usize];
     ["Offset of field: v4l2_ext_control::size"][::std::mem::offset_of!(v4l2_ext_control, size) - 4usize];
-    ["Offset of field: v4l2_ext_control::reserved2"]
-        [::std::mem::offset_of!(v4l2_ext_control, reserved2) - 8usize];
+    ["Offset of field: v4l2_ext_control::reserved2"][::std::mem::offset_of!(v4l2_ext_control, reserved2) - 8usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1419,28 +1371,29 @@ pub union v4l2_ext_controls__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_ext_controls__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_ext_controls__bindgen_ty_1>() - 4usize];
-    ["Alignment of v4l2_ext_controls__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_ext_controls__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_ext_controls__bindgen_ty_1::ctrl_class"]
-        [::std::mem::offset_of!(v4l2_ext_controls__bindgen_ty_1, ctrl_class) - 0usize];
-    ["Offset of field: v4l2_ext_controls__bindgen_ty_1::which"]
-        [::std::mem::offset_of!(v4l2_ext_controls__bindgen_ty_1, which) - 0usize];
+    ["Size of v4l2_ext_controls__bindgen_ty_1"][::std::mem::size_of::<v4l2_ext_controls__bindgen_ty_1>() - 4usize];
+    ["Alignment of v4l2_ext_controls__bindgen_ty_1"][::std::mem::align_of::<v4l2_ext_controls__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_ext_controls__bindgen_ty_1::ctrl_class"][::std::mem::offset_of!(v4l2_ext_controls__bindgen_ty_1, ctrl_class) - 0usize];
+    ["Offset of field: v4l2_ext_controls__bindgen_ty_1::which"][::std::mem::offset_of!(v4l2_ext_controls__bindgen_ty_1, which) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_ext_controls"][::std::mem::size_of::<v4l2_ext_controls>() - 24usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_ext_controls"][::std::mem::align_of::<v4l2_ext_controls>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_ext_controls"][::std::mem::size_of::<v4l2_ext_controls>() - 32usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_ext_controls"][::std::mem::align_of::<v4l2_ext_controls>() - 8usize];
     ["Offset of field: v4l2_ext_controls::count"][::std::mem::offset_of!(v4l2_ext_controls, count) - 4usize];
-    ["Offset of field: v4l2_ext_controls::error_idx"]
-        [::std::mem::offset_of!(v4l2_ext_controls, error_idx) - 8usize];
-    ["Offset of field: v4l2_ext_controls::request_fd"]
-        [::std::mem::offset_of!(v4l2_ext_controls, request_fd) - 12usize];
-    ["Offset of field: v4l2_ext_controls::reserved"]
-        [::std::mem::offset_of!(v4l2_ext_controls, reserved) - 16usize];
-    ["Offset of field: v4l2_ext_controls::controls"]
-        [::std::mem::offset_of!(v4l2_ext_controls, controls) - 24usize];
+    ["Offset of field: v4l2_ext_controls::error_idx"][::std::mem::offset_of!(v4l2_ext_controls, error_idx) - 8usize];
+    ["Offset of field: v4l2_ext_controls::request_fd"][::std::mem::offset_of!(v4l2_ext_controls, request_fd) - 12usize];
+    ["Offset of field: v4l2_ext_controls::reserved"][::std::mem::offset_of!(v4l2_ext_controls, reserved) - 16usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_ext_controls::controls"][::std::mem::offset_of!(v4l2_ext_controls, controls) - 20usize];
+    #[cfg(target_pointer_width = "64")]
+    ["Offset of field: v4l2_ext_controls::controls"][::std::mem::offset_of!(v4l2_ext_controls, controls) - 24usize];
 };
 pub const v4l2_ctrl_type_V4L2_CTRL_TYPE_INTEGER: v4l2_ctrl_type = 1;
 pub const v4l2_ctrl_type_V4L2_CTRL_TYPE_BOOLEAN: v4l2_ctrl_type = 2;
@@ -1500,8 +1453,7 @@ const _: () = {
     ["Offset of field: v4l2_queryctrl::minimum"][::std::mem::offset_of!(v4l2_queryctrl, minimum) - 40usize];
     ["Offset of field: v4l2_queryctrl::maximum"][::std::mem::offset_of!(v4l2_queryctrl, maximum) - 44usize];
     ["Offset of field: v4l2_queryctrl::step"][::std::mem::offset_of!(v4l2_queryctrl, step) - 48usize];
-    ["Offset of field: v4l2_queryctrl::default_value"]
-        [::std::mem::offset_of!(v4l2_queryctrl, default_value) - 52usize];
+    ["Offset of field: v4l2_queryctrl::default_value"][::std::mem::offset_of!(v4l2_queryctrl, default_value) - 52usize];
     ["Offset of field: v4l2_queryctrl::flags"][::std::mem::offset_of!(v4l2_queryctrl, flags) - 56usize];
     ["Offset of field: v4l2_queryctrl::reserved"][::std::mem::offset_of!(v4l2_queryctrl, reserved) - 60usize];
 };
@@ -1527,30 +1479,18 @@ const _: () = {
     ["Size of v4l2_query_ext_ctrl"][::std::mem::size_of::<v4l2_query_ext_ctrl>() - 232usize];
     ["Alignment of v4l2_query_ext_ctrl"][::std::mem::align_of::<v4l2_query_ext_ctrl>() - 8usize];
     ["Offset of field: v4l2_query_ext_ctrl::id"][::std::mem::offset_of!(v4l2_query_ext_ctrl, id) - 0usize];
-    ["Offset of field: v4l2_query_ext_ctrl::type_"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, type_) - 4usize];
-    ["Offset of field: v4l2_query_ext_ctrl::name"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, name) - 8usize];
-    ["Offset of field: v4l2_query_ext_ctrl::minimum"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, minimum) - 40usize];
-    ["Offset of field: v4l2_query_ext_ctrl::maximum"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, maximum) - 48usize];
-    ["Offset of field: v4l2_query_ext_ctrl::step"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, step) - 56usize];
-    ["Offset of field: v4l2_query_ext_ctrl::default_value"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, default_value) - 64usize];
-    ["Offset of field: v4l2_query_ext_ctrl::flags"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, flags) - 72usize];
-    ["Offset of field: v4l2_query_ext_ctrl::elem_size"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, elem_size) - 76usize];
-    ["Offset of field: v4l2_query_ext_ctrl::elems"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, elems) - 80usize];
-    ["Offset of field: v4l2_query_ext_ctrl::nr_of_dims"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, nr_of_dims) - 84usize];
-    ["Offset of field: v4l2_query_ext_ctrl::dims"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, dims) - 88usize];
-    ["Offset of field: v4l2_query_ext_ctrl::reserved"]
-        [::std::mem::offset_of!(v4l2_query_ext_ctrl, reserved) - 104usize];
+    ["Offset of field: v4l2_query_ext_ctrl::type_"][::std::mem::offset_of!(v4l2_query_ext_ctrl, type_) - 4usize];
+    ["Offset of field: v4l2_query_ext_ctrl::name"][::std::mem::offset_of!(v4l2_query_ext_ctrl, name) - 8usize];
+    ["Offset of field: v4l2_query_ext_ctrl::minimum"][::std::mem::offset_of!(v4l2_query_ext_ctrl, minimum) - 40usize];
+    ["Offset of field: v4l2_query_ext_ctrl::maximum"][::std::mem::offset_of!(v4l2_query_ext_ctrl, maximum) - 48usize];
+    ["Offset of field: v4l2_query_ext_ctrl::step"][::std::mem::offset_of!(v4l2_query_ext_ctrl, step) - 56usize];
+    ["Offset of field: v4l2_query_ext_ctrl::default_value"][::std::mem::offset_of!(v4l2_query_ext_ctrl, default_value) - 64usize];
+    ["Offset of field: v4l2_query_ext_ctrl::flags"][::std::mem::offset_of!(v4l2_query_ext_ctrl, flags) - 72usize];
+    ["Offset of field: v4l2_query_ext_ctrl::elem_size"][::std::mem::offset_of!(v4l2_query_ext_ctrl, elem_size) - 76usize];
+    ["Offset of field: v4l2_query_ext_ctrl::elems"][::std::mem::offset_of!(v4l2_query_ext_ctrl, elems) - 80usize];
+    ["Offset of field: v4l2_query_ext_ctrl::nr_of_dims"][::std::mem::offset_of!(v4l2_query_ext_ctrl, nr_of_dims) - 84usize];
+    ["Offset of field: v4l2_query_ext_ctrl::dims"][::std::mem::offset_of!(v4l2_query_ext_ctrl, dims) - 88usize];
+    ["Offset of field: v4l2_query_ext_ctrl::reserved"][::std::mem::offset_of!(v4l2_query_ext_ctrl, reserved) - 104usize];
 };
 #[repr(C, packed)]
 #[derive(Copy, Clone)]
@@ -1569,12 +1509,9 @@ pub union v4l2_querymenu__bindgen_ty_1 {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_querymenu__bindgen_ty_1"][::std::mem::size_of::<v4l2_querymenu__bindgen_ty_1>() - 32usize];
-    ["Alignment of v4l2_querymenu__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_querymenu__bindgen_ty_1>() - 8usize];
-    ["Offset of field: v4l2_querymenu__bindgen_ty_1::name"]
-        [::std::mem::offset_of!(v4l2_querymenu__bindgen_ty_1, name) - 0usize];
-    ["Offset of field: v4l2_querymenu__bindgen_ty_1::value"]
-        [::std::mem::offset_of!(v4l2_querymenu__bindgen_ty_1, value) - 0usize];
+    ["Alignment of v4l2_querymenu__bindgen_ty_1"][::std::mem::align_of::<v4l2_querymenu__bindgen_ty_1>() - 8usize];
+    ["Offset of field: v4l2_querymenu__bindgen_ty_1::name"][::std::mem::offset_of!(v4l2_querymenu__bindgen_ty_1, name) - 0usize];
+    ["Offset of field: v4l2_querymenu__bindgen_ty_1::value"][::std::mem::offset_of!(v4l2_querymenu__bindgen_ty_1, value) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1633,13 +1570,10 @@ const _: () = {
     ["Alignment of v4l2_modulator"][::std::mem::align_of::<v4l2_modulator>() - 4usize];
     ["Offset of field: v4l2_modulator::index"][::std::mem::offset_of!(v4l2_modulator, index) - 0usize];
     ["Offset of field: v4l2_modulator::name"][::std::mem::offset_of!(v4l2_modulator, name) - 4usize];
-    ["Offset of field: v4l2_modulator::capability"]
-        [::std::mem::offset_of!(v4l2_modulator, capability) - 36usize];
+    ["Offset of field: v4l2_modulator::capability"][::std::mem::offset_of!(v4l2_modulator, capability) - 36usize];
     ["Offset of field: v4l2_modulator::rangelow"][::std::mem::offset_of!(v4l2_modulator, rangelow) - 40usize];
-    ["Offset of field: v4l2_modulator::rangehigh"]
-        [::std::mem::offset_of!(v4l2_modulator, rangehigh) - 44usize];
-    ["Offset of field: v4l2_modulator::txsubchans"]
-        [::std::mem::offset_of!(v4l2_modulator, txsubchans) - 48usize];
+    ["Offset of field: v4l2_modulator::rangehigh"][::std::mem::offset_of!(v4l2_modulator, rangehigh) - 44usize];
+    ["Offset of field: v4l2_modulator::txsubchans"][::std::mem::offset_of!(v4l2_modulator, txsubchans) - 48usize];
     ["Offset of field: v4l2_modulator::type_"][::std::mem::offset_of!(v4l2_modulator, type_) - 52usize];
     ["Offset of field: v4l2_modulator::reserved"][::std::mem::offset_of!(v4l2_modulator, reserved) - 56usize];
 };
@@ -1657,8 +1591,7 @@ const _: () = {
     ["Alignment of v4l2_frequency"][::std::mem::align_of::<v4l2_frequency>() - 4usize];
     ["Offset of field: v4l2_frequency::tuner"][::std::mem::offset_of!(v4l2_frequency, tuner) - 0usize];
     ["Offset of field: v4l2_frequency::type_"][::std::mem::offset_of!(v4l2_frequency, type_) - 4usize];
-    ["Offset of field: v4l2_frequency::frequency"]
-        [::std::mem::offset_of!(v4l2_frequency, frequency) - 8usize];
+    ["Offset of field: v4l2_frequency::frequency"][::std::mem::offset_of!(v4l2_frequency, frequency) - 8usize];
     ["Offset of field: v4l2_frequency::reserved"][::std::mem::offset_of!(v4l2_frequency, reserved) - 12usize];
 };
 #[repr(C)]
@@ -1695,8 +1628,7 @@ const _: () = {
     ["Alignment of v4l2_audioout"][::std::mem::align_of::<v4l2_audioout>() - 4usize];
     ["Offset of field: v4l2_audioout::index"][::std::mem::offset_of!(v4l2_audioout, index) - 0usize];
     ["Offset of field: v4l2_audioout::name"][::std::mem::offset_of!(v4l2_audioout, name) - 4usize];
-    ["Offset of field: v4l2_audioout::capability"]
-        [::std::mem::offset_of!(v4l2_audioout, capability) - 36usize];
+    ["Offset of field: v4l2_audioout::capability"][::std::mem::offset_of!(v4l2_audioout, capability) - 36usize];
     ["Offset of field: v4l2_audioout::mode"][::std::mem::offset_of!(v4l2_audioout, mode) - 40usize];
     ["Offset of field: v4l2_audioout::reserved"][::std::mem::offset_of!(v4l2_audioout, reserved) - 44usize];
 };
@@ -1713,15 +1645,11 @@ pub struct v4l2_enc_idx_entry {
 const _: () = {
     ["Size of v4l2_enc_idx_entry"][::std::mem::size_of::<v4l2_enc_idx_entry>() - 32usize];
     ["Alignment of v4l2_enc_idx_entry"][::std::mem::align_of::<v4l2_enc_idx_entry>() - 8usize];
-    ["Offset of field: v4l2_enc_idx_entry::offset"]
-        [::std::mem::offset_of!(v4l2_enc_idx_entry, offset) - 0usize];
+    ["Offset of field: v4l2_enc_idx_entry::offset"][::std::mem::offset_of!(v4l2_enc_idx_entry, offset) - 0usize];
     ["Offset of field: v4l2_enc_idx_entry::pts"][::std::mem::offset_of!(v4l2_enc_idx_entry, pts) - 8usize];
-    ["Offset of field: v4l2_enc_idx_entry::length"]
-        [::std::mem::offset_of!(v4l2_enc_idx_entry, length) - 16usize];
-    ["Offset of field: v4l2_enc_idx_entry::flags"]
-        [::std::mem::offset_of!(v4l2_enc_idx_entry, flags) - 20usize];
-    ["Offset of field: v4l2_enc_idx_entry::reserved"]
-        [::std::mem::offset_of!(v4l2_enc_idx_entry, reserved) - 24usize];
+    ["Offset of field: v4l2_enc_idx_entry::length"][::std::mem::offset_of!(v4l2_enc_idx_entry, length) - 16usize];
+    ["Offset of field: v4l2_enc_idx_entry::flags"][::std::mem::offset_of!(v4l2_enc_idx_entry, flags) - 20usize];
+    ["Offset of field: v4l2_enc_idx_entry::reserved"][::std::mem::offset_of!(v4l2_enc_idx_entry, reserved) - 24usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1736,8 +1664,7 @@ const _: () = {
     ["Size of v4l2_enc_idx"][::std::mem::size_of::<v4l2_enc_idx>() - 2072usize];
     ["Alignment of v4l2_enc_idx"][::std::mem::align_of::<v4l2_enc_idx>() - 8usize];
     ["Offset of field: v4l2_enc_idx::entries"][::std::mem::offset_of!(v4l2_enc_idx, entries) - 0usize];
-    ["Offset of field: v4l2_enc_idx::entries_cap"]
-        [::std::mem::offset_of!(v4l2_enc_idx, entries_cap) - 4usize];
+    ["Offset of field: v4l2_enc_idx::entries_cap"][::std::mem::offset_of!(v4l2_enc_idx, entries_cap) - 4usize];
     ["Offset of field: v4l2_enc_idx::reserved"][::std::mem::offset_of!(v4l2_enc_idx, reserved) - 8usize];
     ["Offset of field: v4l2_enc_idx::entry"][::std::mem::offset_of!(v4l2_enc_idx, entry) - 24usize];
 };
@@ -1760,21 +1687,15 @@ pub struct v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1>() - 32usize];
-    ["Alignment of v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1::data"]
-        [::std::mem::offset_of!(v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1, data) - 0usize];
+    ["Size of v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1"][::std::mem::size_of::<v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1>() - 32usize];
+    ["Alignment of v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1"][::std::mem::align_of::<v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1::data"][::std::mem::offset_of!(v4l2_encoder_cmd__bindgen_ty_1__bindgen_ty_1, data) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_encoder_cmd__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_encoder_cmd__bindgen_ty_1>() - 32usize];
-    ["Alignment of v4l2_encoder_cmd__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_encoder_cmd__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_encoder_cmd__bindgen_ty_1::raw"]
-        [::std::mem::offset_of!(v4l2_encoder_cmd__bindgen_ty_1, raw) - 0usize];
+    ["Size of v4l2_encoder_cmd__bindgen_ty_1"][::std::mem::size_of::<v4l2_encoder_cmd__bindgen_ty_1>() - 32usize];
+    ["Alignment of v4l2_encoder_cmd__bindgen_ty_1"][::std::mem::align_of::<v4l2_encoder_cmd__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_encoder_cmd__bindgen_ty_1::raw"][::std::mem::offset_of!(v4l2_encoder_cmd__bindgen_ty_1, raw) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -1799,18 +1720,14 @@ pub struct v4l2_vbi_format {
 const _: () = {
     ["Size of v4l2_vbi_format"][::std::mem::size_of::<v4l2_vbi_format>() - 44usize];
     ["Alignment of v4l2_vbi_format"][::std::mem::align_of::<v4l2_vbi_format>() - 4usize];
-    ["Offset of field: v4l2_vbi_format::sampling_rate"]
-        [::std::mem::offset_of!(v4l2_vbi_format, sampling_rate) - 0usize];
+    ["Offset of field: v4l2_vbi_format::sampling_rate"][::std::mem::offset_of!(v4l2_vbi_format, sampling_rate) - 0usize];
     ["Offset of field: v4l2_vbi_format::offset"][::std::mem::offset_of!(v4l2_vbi_format, offset) - 4usize];
-    ["Offset of field: v4l2_vbi_format::samples_per_line"]
-        [::std::mem::offset_of!(v4l2_vbi_format, samples_per_line) - 8usize];
-    ["Offset of field: v4l2_vbi_format::sample_format"]
-        [::std::mem::offset_of!(v4l2_vbi_format, sample_format) - 12usize];
+    ["Offset of field: v4l2_vbi_format::samples_per_line"][::std::mem::offset_of!(v4l2_vbi_format, samples_per_line) - 8usize];
+    ["Offset of field: v4l2_vbi_format::sample_format"][::std::mem::offset_of!(v4l2_vbi_format, sample_format) - 12usize];
     ["Offset of field: v4l2_vbi_format::start"][::std::mem::offset_of!(v4l2_vbi_format, start) - 16usize];
     ["Offset of field: v4l2_vbi_format::count"][::std::mem::offset_of!(v4l2_vbi_format, count) - 24usize];
     ["Offset of field: v4l2_vbi_format::flags"][::std::mem::offset_of!(v4l2_vbi_format, flags) - 32usize];
-    ["Offset of field: v4l2_vbi_format::reserved"]
-        [::std::mem::offset_of!(v4l2_vbi_format, reserved) - 36usize];
+    ["Offset of field: v4l2_vbi_format::reserved"][::std::mem::offset_of!(v4l2_vbi_format, reserved) - 36usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1824,14 +1741,10 @@ pub struct v4l2_sliced_vbi_format {
 const _: () = {
     ["Size of v4l2_sliced_vbi_format"][::std::mem::size_of::<v4l2_sliced_vbi_format>() - 112usize];
     ["Alignment of v4l2_sliced_vbi_format"][::std::mem::align_of::<v4l2_sliced_vbi_format>() - 4usize];
-    ["Offset of field: v4l2_sliced_vbi_format::service_set"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_format, service_set) - 0usize];
-    ["Offset of field: v4l2_sliced_vbi_format::service_lines"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_format, service_lines) - 2usize];
-    ["Offset of field: v4l2_sliced_vbi_format::io_size"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_format, io_size) - 100usize];
-    ["Offset of field: v4l2_sliced_vbi_format::reserved"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_format, reserved) - 104usize];
+    ["Offset of field: v4l2_sliced_vbi_format::service_set"][::std::mem::offset_of!(v4l2_sliced_vbi_format, service_set) - 0usize];
+    ["Offset of field: v4l2_sliced_vbi_format::service_lines"][::std::mem::offset_of!(v4l2_sliced_vbi_format, service_lines) - 2usize];
+    ["Offset of field: v4l2_sliced_vbi_format::io_size"][::std::mem::offset_of!(v4l2_sliced_vbi_format, io_size) - 100usize];
+    ["Offset of field: v4l2_sliced_vbi_format::reserved"][::std::mem::offset_of!(v4l2_sliced_vbi_format, reserved) - 104usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -1845,14 +1758,10 @@ pub struct v4l2_sliced_vbi_cap {
 const _: () = {
     ["Size of v4l2_sliced_vbi_cap"][::std::mem::size_of::<v4l2_sliced_vbi_cap>() - 116usize];
     ["Alignment of v4l2_sliced_vbi_cap"][::std::mem::align_of::<v4l2_sliced_vbi_cap>() - 4usize];
-    ["Offset of field: v4l2_sliced_vbi_cap::service_set"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_cap, service_set) - 0usize];
-    ["Offset of field: v4l2_sliced_vbi_cap::service_lines"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_cap, service_lines) - 2usize];
-    ["Offset of field: v4l2_sliced_vbi_cap::type_"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_cap, type_) - 100usize];
-    ["Offset of field: v4l2_sliced_vbi_cap::reserved"]
-        [::std::mem::offset_of!(v4l2_sliced_vbi_cap, reserved) - 104usize];
+    ["Offset of field: v4l2_sliced_vbi_cap::service_set"][::std::mem::offset_of!(v4l2_sliced_vbi_cap, service_set) - 0usize];
+    ["Offset of field: v4l2_sliced_vbi_cap::service_lines"][::std::mem::offset_of!(v4l2_sliced_vbi_cap, service_lines) - 2usize];
+    ["Offset of field: v4l2_sliced_vbi_cap::type_"][::std::mem::offset_of!(v4l2_sliced_vbi_cap, type_) - 100usize];
+    ["Offset of field: v4l2_sliced_vbi_cap::reserved"][::std::mem::offset_of!(v4l2_sliced_vbi_cap, reserved) - 104usize];
 };
 #[repr(C, packed)]
 #[derive(Debug, Copy, Clone)]
@@ -1865,12 +1774,9 @@ pub struct v4l2_plane_pix_format {
 const _: () = {
     ["Size of v4l2_plane_pix_format"][::std::mem::size_of::<v4l2_plane_pix_format>() - 20usize];
     ["Alignment of v4l2_plane_pix_format"][::std::mem::align_of::<v4l2_plane_pix_format>() - 1usize];
-    ["Offset of field: v4l2_plane_pix_format::sizeimage"]
-        [::std::mem::offset_of!(v4l2_plane_pix_format, sizeimage) - 0usize];
-    ["Offset of field: v4l2_plane_pix_format::bytesperline"]
-        [::std::mem::offset_of!(v4l2_plane_pix_format, bytesperline) - 4usize];
-    ["Offset of field: v4l2_plane_pix_format::reserved"]
-        [::std::mem::offset_of!(v4l2_plane_pix_format, reserved) - 8usize];
+    ["Offset of field: v4l2_plane_pix_format::sizeimage"][::std::mem::offset_of!(v4l2_plane_pix_format, sizeimage) - 0usize];
+    ["Offset of field: v4l2_plane_pix_format::bytesperline"][::std::mem::offset_of!(v4l2_plane_pix_format, bytesperline) - 4usize];
+    ["Offset of field: v4l2_plane_pix_format::reserved"][::std::mem::offset_of!(v4l2_plane_pix_format, reserved) - 8usize];
 };
 #[repr(C, packed)]
 #[derive(Copy, Clone)]
@@ -1896,41 +1802,26 @@ pub union v4l2_pix_format_mplane__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_pix_format_mplane__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_pix_format_mplane__bindgen_ty_1>() - 1usize];
-    ["Alignment of v4l2_pix_format_mplane__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_pix_format_mplane__bindgen_ty_1>() - 1usize];
-    ["Offset of field: v4l2_pix_format_mplane__bindgen_ty_1::ycbcr_enc"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane__bindgen_ty_1, ycbcr_enc) - 0usize];
-    ["Offset of field: v4l2_pix_format_mplane__bindgen_ty_1::hsv_enc"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane__bindgen_ty_1, hsv_enc) - 0usize];
+    ["Size of v4l2_pix_format_mplane__bindgen_ty_1"][::std::mem::size_of::<v4l2_pix_format_mplane__bindgen_ty_1>() - 1usize];
+    ["Alignment of v4l2_pix_format_mplane__bindgen_ty_1"][::std::mem::align_of::<v4l2_pix_format_mplane__bindgen_ty_1>() - 1usize];
+    ["Offset of field: v4l2_pix_format_mplane__bindgen_ty_1::ycbcr_enc"][::std::mem::offset_of!(v4l2_pix_format_mplane__bindgen_ty_1, ycbcr_enc) - 0usize];
+    ["Offset of field: v4l2_pix_format_mplane__bindgen_ty_1::hsv_enc"][::std::mem::offset_of!(v4l2_pix_format_mplane__bindgen_ty_1, hsv_enc) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_pix_format_mplane"][::std::mem::size_of::<v4l2_pix_format_mplane>() - 192usize];
     ["Alignment of v4l2_pix_format_mplane"][::std::mem::align_of::<v4l2_pix_format_mplane>() - 1usize];
-    ["Offset of field: v4l2_pix_format_mplane::width"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, width) - 0usize];
-    ["Offset of field: v4l2_pix_format_mplane::height"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, height) - 4usize];
-    ["Offset of field: v4l2_pix_format_mplane::pixelformat"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, pixelformat) - 8usize];
-    ["Offset of field: v4l2_pix_format_mplane::field"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, field) - 12usize];
-    ["Offset of field: v4l2_pix_format_mplane::colorspace"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, colorspace) - 16usize];
-    ["Offset of field: v4l2_pix_format_mplane::plane_fmt"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, plane_fmt) - 20usize];
-    ["Offset of field: v4l2_pix_format_mplane::num_planes"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, num_planes) - 180usize];
-    ["Offset of field: v4l2_pix_format_mplane::flags"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, flags) - 181usize];
-    ["Offset of field: v4l2_pix_format_mplane::quantization"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, quantization) - 183usize];
-    ["Offset of field: v4l2_pix_format_mplane::xfer_func"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, xfer_func) - 184usize];
-    ["Offset of field: v4l2_pix_format_mplane::reserved"]
-        [::std::mem::offset_of!(v4l2_pix_format_mplane, reserved) - 185usize];
+    ["Offset of field: v4l2_pix_format_mplane::width"][::std::mem::offset_of!(v4l2_pix_format_mplane, width) - 0usize];
+    ["Offset of field: v4l2_pix_format_mplane::height"][::std::mem::offset_of!(v4l2_pix_format_mplane, height) - 4usize];
+    ["Offset of field: v4l2_pix_format_mplane::pixelformat"][::std::mem::offset_of!(v4l2_pix_format_mplane, pixelformat) - 8usize];
+    ["Offset of field: v4l2_pix_format_mplane::field"][::std::mem::offset_of!(v4l2_pix_format_mplane, field) - 12usize];
+    ["Offset of field: v4l2_pix_format_mplane::colorspace"][::std::mem::offset_of!(v4l2_pix_format_mplane, colorspace) - 16usize];
+    ["Offset of field: v4l2_pix_format_mplane::plane_fmt"][::std::mem::offset_of!(v4l2_pix_format_mplane, plane_fmt) - 20usize];
+    ["Offset of field: v4l2_pix_format_mplane::num_planes"][::std::mem::offset_of!(v4l2_pix_format_mplane, num_planes) - 180usize];
+    ["Offset of field: v4l2_pix_format_mplane::flags"][::std::mem::offset_of!(v4l2_pix_format_mplane, flags) - 181usize];
+    ["Offset of field: v4l2_pix_format_mplane::quantization"][::std::mem::offset_of!(v4l2_pix_format_mplane, quantization) - 183usize];
+    ["Offset of field: v4l2_pix_format_mplane::xfer_func"][::std::mem::offset_of!(v4l2_pix_format_mplane, xfer_func) - 184usize];
+    ["Offset of field: v4l2_pix_format_mplane::reserved"][::std::mem::offset_of!(v4l2_pix_format_mplane, reserved) - 185usize];
 };
 #[repr(C, packed)]
 #[derive(Debug, Copy, Clone)]
@@ -1943,12 +1834,9 @@ pub struct v4l2_sdr_format {
 const _: () = {
     ["Size of v4l2_sdr_format"][::std::mem::size_of::<v4l2_sdr_format>() - 32usize];
     ["Alignment of v4l2_sdr_format"][::std::mem::align_of::<v4l2_sdr_format>() - 1usize];
-    ["Offset of field: v4l2_sdr_format::pixelformat"]
-        [::std::mem::offset_of!(v4l2_sdr_format, pixelformat) - 0usize];
-    ["Offset of field: v4l2_sdr_format::buffersize"]
-        [::std::mem::offset_of!(v4l2_sdr_format, buffersize) - 4usize];
-    ["Offset of field: v4l2_sdr_format::reserved"]
-        [::std::mem::offset_of!(v4l2_sdr_format, reserved) - 8usize];
+    ["Offset of field: v4l2_sdr_format::pixelformat"][::std::mem::offset_of!(v4l2_sdr_format, pixelformat) - 0usize];
+    ["Offset of field: v4l2_sdr_format::buffersize"][::std::mem::offset_of!(v4l2_sdr_format, buffersize) - 4usize];
+    ["Offset of field: v4l2_sdr_format::reserved"][::std::mem::offset_of!(v4l2_sdr_format, reserved) - 8usize];
 };
 #[repr(C, packed)]
 #[derive(Debug, Copy, Clone)]
@@ -1960,10 +1848,8 @@ pub struct v4l2_meta_format {
 const _: () = {
     ["Size of v4l2_meta_format"][::std::mem::size_of::<v4l2_meta_format>() - 8usize];
     ["Alignment of v4l2_meta_format"][::std::mem::align_of::<v4l2_meta_format>() - 1usize];
-    ["Offset of field: v4l2_meta_format::dataformat"]
-        [::std::mem::offset_of!(v4l2_meta_format, dataformat) - 0usize];
-    ["Offset of field: v4l2_meta_format::buffersize"]
-        [::std::mem::offset_of!(v4l2_meta_format, buffersize) - 4usize];
+    ["Offset of field: v4l2_meta_format::dataformat"][::std::mem::offset_of!(v4l2_meta_format, dataformat) - 0usize];
+    ["Offset of field: v4l2_meta_format::buffersize"][::std::mem::offset_of!(v4l2_meta_format, buffersize) - 4usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -1986,29 +1872,33 @@ pub union v4l2_format__bindgen_ty_1 {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of v4l2_format__bindgen_ty_1"][::std::mem::size_of::<v4l2_format__bindgen_ty_1>() - 200usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_format__bindgen_ty_1"][::std::mem::align_of::<v4l2_format__bindgen_ty_1>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_format__bindgen_ty_1"][::std::mem::align_of::<v4l2_format__bindgen_ty_1>() - 8usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::pix"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, pix) - 0usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::pix_mp"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, pix_mp) - 0usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::win"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, win) - 0usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::vbi"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, vbi) - 0usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::sliced"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, sliced) - 0usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::sdr"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, sdr) - 0usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::meta"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, meta) - 0usize];
-    ["Offset of field: v4l2_format__bindgen_ty_1::raw_data"]
-        [::std::mem::offset_of!(v4l2_format__bindgen_ty_1, raw_data) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::pix"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, pix) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::pix_mp"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, pix_mp) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::win"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, win) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::vbi"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, vbi) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::sliced"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, sliced) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::sdr"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, sdr) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::meta"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, meta) - 0usize];
+    ["Offset of field: v4l2_format__bindgen_ty_1::raw_data"][::std::mem::offset_of!(v4l2_format__bindgen_ty_1, raw_data) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_format"][::std::mem::size_of::<v4l2_format>() - 204usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Alignment of v4l2_format"][::std::mem::align_of::<v4l2_format>() - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_format"][::std::mem::size_of::<v4l2_format>() - 208usize];
+    #[cfg(target_pointer_width = "64")]
     ["Alignment of v4l2_format"][::std::mem::align_of::<v4l2_format>() - 8usize];
     ["Offset of field: v4l2_format::type_"][::std::mem::offset_of!(v4l2_format, type_) - 0usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_format::fmt"][::std::mem::offset_of!(v4l2_format, fmt) - 4usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_format::fmt"][::std::mem::offset_of!(v4l2_format, fmt) - 8usize];
 };
 #[repr(C)]
@@ -2026,16 +1916,11 @@ pub union v4l2_streamparm__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_streamparm__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_streamparm__bindgen_ty_1>() - 200usize];
-    ["Alignment of v4l2_streamparm__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_streamparm__bindgen_ty_1>() - 4usize];
-    ["Offset of field: v4l2_streamparm__bindgen_ty_1::capture"]
-        [::std::mem::offset_of!(v4l2_streamparm__bindgen_ty_1, capture) - 0usize];
-    ["Offset of field: v4l2_streamparm__bindgen_ty_1::output"]
-        [::std::mem::offset_of!(v4l2_streamparm__bindgen_ty_1, output) - 0usize];
-    ["Offset of field: v4l2_streamparm__bindgen_ty_1::raw_data"]
-        [::std::mem::offset_of!(v4l2_streamparm__bindgen_ty_1, raw_data) - 0usize];
+    ["Size of v4l2_streamparm__bindgen_ty_1"][::std::mem::size_of::<v4l2_streamparm__bindgen_ty_1>() - 200usize];
+    ["Alignment of v4l2_streamparm__bindgen_ty_1"][::std::mem::align_of::<v4l2_streamparm__bindgen_ty_1>() - 4usize];
+    ["Offset of field: v4l2_streamparm__bindgen_ty_1::capture"][::std::mem::offset_of!(v4l2_streamparm__bindgen_ty_1, capture) - 0usize];
+    ["Offset of field: v4l2_streamparm__bindgen_ty_1::output"][::std::mem::offset_of!(v4l2_streamparm__bindgen_ty_1, output) - 0usize];
+    ["Offset of field: v4l2_streamparm__bindgen_ty_1::raw_data"][::std::mem::offset_of!(v4l2_streamparm__bindgen_ty_1, raw_data) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -2075,14 +1960,10 @@ pub union v4l2_event_ctrl__bindgen_ty_1 {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of v4l2_event_ctrl__bindgen_ty_1"]
-        [::std::mem::size_of::<v4l2_event_ctrl__bindgen_ty_1>() - 8usize];
-    ["Alignment of v4l2_event_ctrl__bindgen_ty_1"]
-        [::std::mem::align_of::<v4l2_event_ctrl__bindgen_ty_1>() - 8usize];
-    ["Offset of field: v4l2_event_ctrl__bindgen_ty_1::value"]
-        [::std::mem::offset_of!(v4l2_event_ctrl__bindgen_ty_1, value) - 0usize];
-    ["Offset of field: v4l2_event_ctrl__bindgen_ty_1::value64"]
-        [::std::mem::offset_of!(v4l2_event_ctrl__bindgen_ty_1, value64) - 0usize];
+    ["Size of v4l2_event_ctrl__bindgen_ty_1"][::std::mem::size_of::<v4l2_event_ctrl__bindgen_ty_1>() - 8usize];
+    ["Alignment of v4l2_event_ctrl__bindgen_ty_1"][::std::mem::align_of::<v4l2_event_ctrl__bindgen_ty_1>() - 8usize];
+    ["Offset of field: v4l2_event_ctrl__bindgen_ty_1::value"][::std::mem::offset_of!(v4l2_event_ctrl__bindgen_ty_1, value) - 0usize];
+    ["Offset of field: v4l2_event_ctrl__bindgen_ty_1::value64"][::std::mem::offset_of!(v4l2_event_ctrl__bindgen_ty_1, value64) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -2094,8 +1975,7 @@ const _: () = {
     ["Offset of field: v4l2_event_ctrl::minimum"][::std::mem::offset_of!(v4l2_event_ctrl, minimum) - 20usize];
     ["Offset of field: v4l2_event_ctrl::maximum"][::std::mem::offset_of!(v4l2_event_ctrl, maximum) - 24usize];
     ["Offset of field: v4l2_event_ctrl::step"][::std::mem::offset_of!(v4l2_event_ctrl, step) - 28usize];
-    ["Offset of field: v4l2_event_ctrl::default_value"]
-        [::std::mem::offset_of!(v4l2_event_ctrl, default_value) - 32usize];
+    ["Offset of field: v4l2_event_ctrl::default_value"][::std::mem::offset_of!(v4l2_event_ctrl, default_value) - 32usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2106,8 +1986,7 @@ pub struct v4l2_event_frame_sync {
 const _: () = {
     ["Size of v4l2_event_frame_sync"][::std::mem::size_of::<v4l2_event_frame_sync>() - 4usize];
     ["Alignment of v4l2_event_frame_sync"][::std::mem::align_of::<v4l2_event_frame_sync>() - 4usize];
-    ["Offset of field: v4l2_event_frame_sync::frame_sequence"]
-        [::std::mem::offset_of!(v4l2_event_frame_sync, frame_sequence) - 0usize];
+    ["Offset of field: v4l2_event_frame_sync::frame_sequence"][::std::mem::offset_of!(v4l2_event_frame_sync, frame_sequence) - 0usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2118,8 +1997,7 @@ pub struct v4l2_event_src_change {
 const _: () = {
     ["Size of v4l2_event_src_change"][::std::mem::size_of::<v4l2_event_src_change>() - 4usize];
     ["Alignment of v4l2_event_src_change"][::std::mem::align_of::<v4l2_event_src_change>() - 4usize];
-    ["Offset of field: v4l2_event_src_change::changes"]
-        [::std::mem::offset_of!(v4l2_event_src_change, changes) - 0usize];
+    ["Offset of field: v4l2_event_src_change::changes"][::std::mem::offset_of!(v4l2_event_src_change, changes) - 0usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -2132,12 +2010,9 @@ pub struct v4l2_event_motion_det {
 const _: () = {
     ["Size of v4l2_event_motion_det"][::std::mem::size_of::<v4l2_event_motion_det>() - 12usize];
     ["Alignment of v4l2_event_motion_det"][::std::mem::align_of::<v4l2_event_motion_det>() - 4usize];
-    ["Offset of field: v4l2_event_motion_det::flags"]
-        [::std::mem::offset_of!(v4l2_event_motion_det, flags) - 0usize];
-    ["Offset of field: v4l2_event_motion_det::frame_sequence"]
-        [::std::mem::offset_of!(v4l2_event_motion_det, frame_sequence) - 4usize];
-    ["Offset of field: v4l2_event_motion_det::region_mask"]
-        [::std::mem::offset_of!(v4l2_event_motion_det, region_mask) - 8usize];
+    ["Offset of field: v4l2_event_motion_det::flags"][::std::mem::offset_of!(v4l2_event_motion_det, flags) - 0usize];
+    ["Offset of field: v4l2_event_motion_det::frame_sequence"][::std::mem::offset_of!(v4l2_event_motion_det, frame_sequence) - 4usize];
+    ["Offset of field: v4l2_event_motion_det::region_mask"][::std::mem::offset_of!(v4l2_event_motion_det, region_mask) - 8usize];
 };
 #[repr(C)]
 #[derive(Copy, Clone)]
@@ -2164,21 +2039,18 @@ pub union v4l2_event__bindgen_ty_1 {
 const _: () = {
     ["Size of v4l2_event__bindgen_ty_1"][::std::mem::size_of::<v4l2_event__bindgen_ty_1>() - 64usize];
     ["Alignment of v4l2_event__bindgen_ty_1"][::std::mem::align_of::<v4l2_event__bindgen_ty_1>() - 8usize];
-    ["Offset of field: v4l2_event__bindgen_ty_1::vsync"]
-        [::std::mem::offset_of!(v4l2_event__bindgen_ty_1, vsync) - 0usize];
-    ["Offset of field: v4l2_event__bindgen_ty_1::ctrl"]
-        [::std::mem::offset_of!(v4l2_event__bindgen_ty_1, ctrl) - 0usize];
-    ["Offset of field: v4l2_event__bindgen_ty_1::frame_sync"]
-        [::std::mem::offset_of!(v4l2_event__bindgen_ty_1, frame_sync) - 0usize];
-    ["Offset of field: v4l2_event__bindgen_ty_1::src_change"]
-        [::std::mem::offset_of!(v4l2_event__bindgen_ty_1, src_change) - 0usize];
-    ["Offset of field: v4l2_event__bindgen_ty_1::motion_det"]
-        [::std::mem::offset_of!(v4l2_event__bindgen_ty_1, motion_det) - 0usize];
-    ["Offset of field: v4l2_event__bindgen_ty_1::data"]
-        [::std::mem::offset_of!(v4l2_event__bindgen_ty_1, data) - 0usize];
+    ["Offset of field: v4l2_event__bindgen_ty_1::vsync"][::std::mem::offset_of!(v4l2_event__bindgen_ty_1, vsync) - 0usize];
+    ["Offset of field: v4l2_event__bindgen_ty_1::ctrl"][::std::mem::offset_of!(v4l2_event__bindgen_ty_1, ctrl) - 0usize];
+    ["Offset of field: v4l2_event__bindgen_ty_1::frame_sync"][::std::mem::offset_of!(v4l2_event__bindgen_ty_1, frame_sync) - 0usize];
+    ["Offset of field: v4l2_event__bindgen_ty_1::src_change"][::std::mem::offset_of!(v4l2_event__bindgen_ty_1, src_change) - 0usize];
+    ["Offset of field: v4l2_event__bindgen_ty_1::motion_det"][::std::mem::offset_of!(v4l2_event__bindgen_ty_1, motion_det) - 0usize];
+    ["Offset of field: v4l2_event__bindgen_ty_1::data"][::std::mem::offset_of!(v4l2_event__bindgen_ty_1, data) - 0usize];
 };
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
+    #[cfg(target_pointer_width = "32")]
+    ["Size of v4l2_event"][::std::mem::size_of::<v4l2_event>() - 128usize];
+    #[cfg(target_pointer_width = "64")]
     ["Size of v4l2_event"][::std::mem::size_of::<v4l2_event>() - 136usize];
     ["Alignment of v4l2_event"][::std::mem::align_of::<v4l2_event>() - 8usize];
     ["Offset of field: v4l2_event::type_"][::std::mem::offset_of!(v4l2_event, type_) - 0usize];
@@ -2186,7 +2058,13 @@ const _: () = {
     ["Offset of field: v4l2_event::pending"][::std::mem::offset_of!(v4l2_event, pending) - 72usize];
     ["Offset of field: v4l2_event::sequence"][::std::mem::offset_of!(v4l2_event, sequence) - 76usize];
     ["Offset of field: v4l2_event::timestamp"][::std::mem::offset_of!(v4l2_event, timestamp) - 80usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_event::id"][::std::mem::offset_of!(v4l2_event, id) - 88usize];
+    #[cfg(target_pointer_width = "32")]
+    ["Offset of field: v4l2_event::reserved"][::std::mem::offset_of!(v4l2_event, reserved) - 92usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_event::id"][::std::mem::offset_of!(v4l2_event, id) - 96usize];
+    #[cfg(target_pointer_width = "64")]
     ["Offset of field: v4l2_event::reserved"][::std::mem::offset_of!(v4l2_event, reserved) - 100usize];
 };
 #[repr(C)]
@@ -2201,12 +2079,8 @@ pub struct v4l2_event_subscription {
 const _: () = {
     ["Size of v4l2_event_subscription"][::std::mem::size_of::<v4l2_event_subscription>() - 32usize];
     ["Alignment of v4l2_event_subscription"][::std::mem::align_of::<v4l2_event_subscription>() - 4usize];
-    ["Offset of field: v4l2_event_subscription::type_"]
-        [::std::mem::offset_of!(v4l2_event_subscription, type_) - 0usize];
-    ["Offset of field: v4l2_event_subscription::id"]
-        [::std::mem::offset_of!(v4l2_event_subscription, id) - 4usize];
-    ["Offset of field: v4l2_event_subscription::flags"]
-        [::std::mem::offset_of!(v4l2_event_subscription, flags) - 8usize];
-    ["Offset of field: v4l2_event_subscription::reserved"]
-        [::std::mem::offset_of!(v4l2_event_subscription, reserved) - 12usize];
+    ["Offset of field: v4l2_event_subscription::type_"][::std::mem::offset_of!(v4l2_event_subscription, type_) - 0usize];
+    ["Offset of field: v4l2_event_subscription::id"][::std::mem::offset_of!(v4l2_event_subscription, id) - 4usize];
+    ["Offset of field: v4l2_event_subscription::flags"][::std::mem::offset_of!(v4l2_event_subscription, flags) - 8usize];
+    ["Offset of field: v4l2_event_subscription::reserved"][::std::mem::offset_of!(v4l2_event_subscription, reserved) - 12usize];
 };
