@@ -16,27 +16,13 @@ from convert import CALIBRATION, NETWORKS, REPO_REFERENCE, build, fetch, load_st
 
 sys.path.insert(0, str(REPO_REFERENCE))
 import mtcnn as reference
-from PIL import Image
+from inputs import MIN_FACE_PX, frames
 from ranges import clipped_range, session, write
 
 SEED = 20161
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", *(f"sample{k}.jpg" for k in range(1, 7)))
-LONGER_SIDES_PX = (1280, 480)
-MIN_FACE_PX = 20
 MAX_LEVELS, MAX_CROPS, MAX_ROWS = 60, 3000, 60000
 ZERO_FRACTIONS = np.arange(1, 192) / 255
-
-
-def photos():
-    """Yield the calibration photos as u8 RGB at each size, mirrored too."""
-    for name in PHOTOS:
-        picture = reference.read_picture(fetch.UPSTREAM / "photos" / name)
-        for longer_px in LONGER_SIDES_PX:
-            shrink = min(1.0, longer_px / max(picture.shape[:2]))
-            size = [round(side * shrink) for side in picture.shape[1::-1]]
-            frame = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-            yield frame
-            yield frame[:, ::-1]
 
 
 def record_inputs(rng):
@@ -55,7 +41,7 @@ def record_inputs(rng):
         return call
 
     detector = reference.Detector([recorded(net) for net in NETWORKS], MIN_FACE_PX)
-    for frame in photos():
+    for frame in frames(PHOTOS):
         detector.detect(frame)
     levels = [fed["pnet"][k] for k in rng.permutation(len(fed["pnet"]))[:MAX_LEVELS]]
     chosen = {"pnet": levels}
