@@ -94,12 +94,9 @@ pub(crate) struct Scan {
     /// Files scanned at the same time.
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
-    /// Another classifier than the slots' or the built-in one: a signed bundle, or an unsigned folder of one.
-    #[arg(long, value_name = "FILE|DIR")]
-    pub(crate) bundle: Option<PathBuf>,
-    /// Where models are kept and whom they may come from.
+    /// Which classifier, and what runs it.
     #[command(flatten)]
-    pub(crate) device: Device,
+    pub(crate) networks: Networks,
     /// Smallest face that is looked for, in pixels [default: 40].
     #[arg(long, value_name = "PX")]
     pub(crate) min_face_px: Option<f32>,
@@ -115,12 +112,6 @@ pub(crate) struct Scan {
     /// Longest time between two searches for faces, in milliseconds [default: 200].
     #[arg(long, value_name = "MS")]
     pub(crate) interval_ms: Option<u32>,
-    /// Threads that networks run on; 0 for as many as there are cores [default: 0].
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<u8>,
-    /// Kernels that networks run with, which change the speed and nothing else [default: auto].
-    #[arg(long, value_name = "NAME")]
-    pub(crate) kernels: Option<KernelSet>,
     /// Exit with code 1 when a file has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
     pub(crate) fail_on: Option<FailOn>,
@@ -156,6 +147,26 @@ pub(crate) struct Explain {
     /// The inputs are pictures of face crops, brought to the network's input size as they are.
     #[arg(long)]
     pub(crate) crop: bool,
+    /// Which classifier, and what runs it.
+    #[command(flatten)]
+    pub(crate) networks: Networks,
+}
+
+impl Explain {
+    /// The configuration file's settings, or the defaults, with the options put over them.
+    ///
+    /// # Errors
+    /// As [`Scan::settings`].
+    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
+        let config = self.networks.settings()?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Which classifier a command runs, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Networks {
     /// Another classifier than the slots' or the built-in one: a signed bundle, or an unsigned folder of one.
     #[arg(long, value_name = "FILE|DIR")]
     pub(crate) bundle: Option<PathBuf>,
@@ -170,12 +181,12 @@ pub(crate) struct Explain {
     pub(crate) kernels: Option<KernelSet>,
 }
 
-impl Explain {
-    /// The configuration file's settings, or the defaults, with the options put over them.
+impl Networks {
+    /// The configuration file's settings, or the defaults, with the options put over them; unchecked.
     ///
     /// # Errors
-    /// As [`Scan::settings`].
-    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
+    /// As [`Device::settings`].
+    fn settings(&self) -> Result<Config, SettingsError> {
         let mut config = self.device.settings()?;
         if let Some(n) = self.threads {
             config.engine.threads = n;
@@ -183,7 +194,6 @@ impl Explain {
         if let Some(set) = self.kernels {
             config.engine.kernels = set;
         }
-        config.check()?;
         Ok(config)
     }
 }
@@ -277,15 +287,9 @@ pub(crate) struct Watch {
     /// Also write the lines to this file, which is begun anew when it is long.
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
-    /// Threads that networks run on; 0 for as many as there are cores [default: 0].
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<u8>,
-    /// Another classifier than the slots' or the built-in one: a signed bundle, or an unsigned folder of one.
-    #[arg(long, value_name = "FILE|DIR")]
-    pub(crate) bundle: Option<PathBuf>,
-    /// Where models are kept and whom they may come from.
+    /// Which classifier, and what runs it.
     #[command(flatten)]
-    pub(crate) device: Device,
+    pub(crate) networks: Networks,
     /// Exit with code 1 when the highest face has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
     pub(crate) fail_on: Option<FailOn>,
@@ -297,7 +301,7 @@ impl Watch {
     /// # Errors
     /// [`SettingsError`] when the file can't be read, or it or an option is wrong.
     pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
-        let mut config = self.device.settings()?;
+        let mut config = self.networks.settings()?;
         let watch = &mut config.watch;
         if let Some(camera) = &self.camera {
             watch.device = Some(camera.clone());
@@ -314,9 +318,6 @@ impl Watch {
         }
         if let Some(log) = &self.log {
             watch.log = Some(log.clone());
-        }
-        if let Some(n) = self.threads {
-            config.engine.threads = n;
         }
         config.check()?;
         Ok(config)
@@ -419,7 +420,7 @@ impl Scan {
     /// [`ConfigError`] when the file or an option is out of range, and the system's reason when it can't
     /// be read.
     pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
-        let mut config = self.device.settings()?;
+        let mut config = self.networks.settings()?;
         let detect = &mut config.detect;
         if let Some(px) = self.min_face_px {
             detect.min_face_px = px;
@@ -435,12 +436,6 @@ impl Scan {
         }
         if let Some(ms) = self.interval_ms {
             config.scan.interval_ms = ms;
-        }
-        if let Some(n) = self.threads {
-            config.engine.threads = n;
-        }
-        if let Some(set) = self.kernels {
-            config.engine.kernels = set;
         }
         config.check()?;
         Ok(config)

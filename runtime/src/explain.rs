@@ -59,7 +59,7 @@ impl<'a> Looker<'a> {
     fn new(args: &'a Explain) -> Result<Self, String> {
         let config = args.settings().map_err(|error| error.to_string())?;
         let engine = Engine::new(&config.engine).map_err(|error| error.to_string())?;
-        let chosen = models::bundle_to_look_at(args.bundle.as_deref(), &config.slots, &engine)?;
+        let chosen = models::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
         for note in chosen.notes {
             eprintln!("candor: {note}");
         }

@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         let explainer = || Explainer::of(&engine, bundle);
         Ok((scanner, args.heat_maps.then(explainer).transpose()?))
     };
-    let loaded = models::load(args.bundle.as_deref(), &config.slots, &engine, load);
+    let loaded = models::load(args.networks.bundle.as_deref(), &config.slots, &engine, load);
     let (scanner, explainer, trial) = match loaded {
         Ok(((scanner, explainer), _, trial)) => (scanner, explainer, trial),
         Err(message) => return usage(message),

@@ -60,7 +60,8 @@ fn watch(args: &Watch) -> Result<u8, String> {
     });
     let log = log.transpose()?;
     let load = |bundle: &Bundle| Watcher::new(&engine, config.detect, &config.watch, bundle);
-    let (watcher, bundle, trial) = models::load(args.bundle.as_deref(), &config.slots, &engine, load)?;
+    let (watcher, bundle, trial) =
+        models::load(args.networks.bundle.as_deref(), &config.slots, &engine, load)?;
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload)) {
