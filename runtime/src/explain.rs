@@ -11,9 +11,10 @@ use candor::engine::{Engine, EngineError};
 use candor::frame::Frame;
 use candor::geom::Rect;
 use candor::pipeline::{Face, Observer, ScanError, Scanner, Sighting};
+use candor::preprocess::color::to_rgb;
 use candor::report::{heat, table};
 use candor::resample::Resampler;
-use candor::source;
+use candor::source::{self, SourceError};
 
 use crate::cli::Explain;
 use crate::models;
@@ -81,11 +82,12 @@ impl<'a> Looker<'a> {
 
     /// Looks at a picture that is a face crop.
     fn crop(&mut self, input: &Path) -> Result<(), Failure> {
-        let not_read = |error: image::ImageError| Failure(exit::NOT_SCANNED, error.to_string());
-        let reader = image::ImageReader::open(input)
-            .and_then(image::ImageReader::with_guessed_format)
-            .map_err(|error| not_read(error.into()))?;
-        let picture = reader.decode().map_err(not_read)?.into_rgb8();
+        let not_read = |error: SourceError| Failure(exit::NOT_SCANNED, error.to_string());
+        let frame = source::open(input).and_then(|mut source| source.next_frame()).map_err(not_read)?;
+        let Some(frame) = frame else {
+            return Err(Failure(exit::NOT_SCANNED, "expected a picture, found none".into()));
+        };
+        let picture = to_rgb(&frame).map_err(|error| Failure(exit::NOT_SCANNED, error.to_string()))?;
         #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
         let whole = Rect { x: 0.0, y: 0.0, w: picture.width() as f32, h: picture.height() as f32 };
         let crop = Resampler::default().area(&picture, &whole, self.size_px);
