@@ -166,6 +166,11 @@ impl Pursuit {
         watch.time(Stage::Convert, || color::to_rgb_into(frame, &mut self.picture))
     }
 
+    /// The picture that was searched last.
+    pub fn picture(&self) -> &RgbImage {
+        &self.picture
+    }
+
     /// Searches the picture of `frame`, which was converted. The gallery takes the crops that it needs; `wants` says
     /// of which other tracks one is cut out too.
     ///

@@ -312,7 +312,7 @@ impl Run {
             return Ok(());
         }
         let now_ns = || if *is_paced { Monotonic.now_ns() } else { taken_ns };
-        let is_picture = watcher.look(frame, &now_ns, stamp, &mut |event| hub.publish(event))?;
+        let is_picture = watcher.look(frame, &now_ns, stamp, hub)?;
         self.n_unreadable += u64::from(!is_picture);
         self.looks.0 += 1;
         self.looks.1 += machine::cpu_ns() - cpu_ns;
@@ -323,7 +323,7 @@ impl Run {
     fn look_for_an_absence(&mut self, hub: &Hub) -> Result<(), EngineError> {
         let now_ns = self.now_ns();
         if self.watcher.n_people() > 0 && now_ns - self.fresh_ns >= i64::from(self.settings.away_ms) * MS_NS {
-            self.watcher.leave(&self.stamp, now_ns, &mut |event| hub.publish(event))?;
+            self.watcher.leave(&self.stamp, now_ns, hub)?;
         }
         Ok(())
     }
@@ -401,7 +401,7 @@ impl Run {
             }
         }
         let (now_ns, hub) = (self.now_ns(), around.hub);
-        self.watcher.leave(&self.stamp, now_ns, &mut |event| hub.publish(event))?;
+        self.watcher.leave(&self.stamp, now_ns, hub)?;
         let health = self.health(hub);
         self.publish(hub, What::Health(Box::new(health)));
         let judgement = self.watcher.judgement();

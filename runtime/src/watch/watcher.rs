@@ -2,8 +2,10 @@
 
 use image::RgbImage;
 
+use super::Settings;
 use super::event::{Running, Stamp, What, bbox, in_s, score};
-use super::{Event, Settings};
+use super::hub::Hub;
+use super::witness::{Looked, Seen};
 use crate::bundle::{Bundle, Manifest};
 use crate::classify::Classifier;
 use crate::detect;
@@ -11,6 +13,7 @@ use crate::engine::{Engine, EngineError};
 use crate::follow::{self, Follower, Found, Look, Pursuit};
 use crate::frame::Frame;
 use crate::gallery::{Album, Sample};
+use crate::geom::Rect;
 use crate::stopwatch::{Stage, Stopwatch};
 use crate::track::MAX_TRACKS;
 use crate::verdict::{Judgement, Rules, Verdict, WINDOW, judge_face, judge_file};
@@ -36,6 +39,52 @@ impl Person {
     fn judge(&self, rules: &Rules) -> Judgement {
         let scores: heapless::Vec<f32, WINDOW> = self.scores.iter().copied().collect();
         judge_face(&scores, false, rules)
+    }
+
+    /// Enters a scored look into the window, and says what that comes to; `at` is now.
+    fn enter(
+        &mut self,
+        sample: &Sample,
+        rules: &Rules,
+        latencies: &mut Latencies,
+        at: (&Stamp, i64),
+        hub: &Hub,
+    ) {
+        let Some(value) = sample.score else { return };
+        let ((stamp, now_ns), track_id) = (at, self.track_id);
+        let since_ns = now_ns.saturating_sub(self.appeared_ns);
+        if self.scored_ns.is_none() {
+            longest(&mut latencies.first_score_ns, since_ns);
+        }
+        self.scored_ns = Some(sample.pts_ns);
+        if self.scores.is_full() {
+            self.scores.pop_front();
+        }
+        // There is room now.
+        let _ = self.scores.push_back(value);
+        let judgement = self.judge(rules);
+        let running = Running::new(&judgement, self.scores.len());
+        let (bbox, score) = (bbox(&sample.bbox), score(Some(value)));
+        hub.publish(stamp.event(now_ns, What::Score { track_id, bbox, score, running: running.clone() }));
+        let is_first = self.verdict.is_none() && self.scores.len() >= rules.min_scores;
+        let is_full = self.scores.is_full();
+        let is_first_full = is_full && !self.was_full;
+        let is_other = self.verdict.is_some_and(|before| before != judgement.verdict);
+        if !is_first && !is_first_full && !is_other {
+            return;
+        }
+        if is_first {
+            longest(&mut latencies.first_verdict_ns, since_ns);
+        }
+        if is_first_full {
+            longest(&mut latencies.full_verdict_ns, since_ns);
+        }
+        self.was_full |= is_full;
+        let before = self.verdict.replace(judgement.verdict);
+        let (since_appeared_s, reason) = (in_s(since_ns), judgement.reason);
+        let what = What::RunningVerdict { track_id, before, running, since_appeared_s, is_full, reason };
+        let scores: heapless::Vec<f32, WINDOW> = self.scores.iter().copied().collect();
+        hub.judge(stamp.event(now_ns, what), &scores, std::slice::from_ref(sample));
     }
 }
 
@@ -126,7 +175,7 @@ impl Watcher {
         frame: &Frame,
         now_ns: &dyn Fn() -> i64,
         stamp: &Stamp,
-        out: &mut dyn FnMut(Event),
+        hub: &Hub,
     ) -> Result<bool, EngineError> {
         let Watcher { follower, pursuit, people, stopwatch, score_interval_ns, .. } = self;
         pursuit.note(frame, stopwatch);
@@ -145,13 +194,14 @@ impl Watcher {
         };
         let Found { sightings, ended, mut extras } = pursuit.search(follower, frame, wants, stopwatch)?;
         for album in ended {
-            self.bury(album, stamp, now_ns(), out)?;
+            self.bury(album, stamp, now_ns(), hub)?;
         }
         for sighting in &sightings {
             let track_id = sighting.track_id;
             if !self.people.iter().any(|person| person.track_id == track_id) {
                 self.people.push(Person::new(track_id, pts_ns));
-                out(stamp.event(now_ns(), What::FaceAppeared { track_id, bbox: bbox(&sighting.bbox) }));
+                let what = What::FaceAppeared { track_id, bbox: bbox(&sighting.bbox) };
+                hub.publish(stamp.event(now_ns(), what));
             }
         }
         // The crops of this frame: those in the gallery, and those only for the window.
@@ -173,88 +223,20 @@ impl Watcher {
         Ok(true)
     }
 
-    /// Enters a score into a face's window, and says what that comes to.
-    #[expect(clippy::too_many_arguments, reason = "what happened, when, and whom to tell")]
-    fn tell(
-        &mut self,
-        track_id: u32,
-        value: f32,
-        at: &crate::geom::Rect,
-        pts_ns: i64,
-        stamp: &Stamp,
-        now_ns: i64,
-        out: &mut dyn FnMut(Event),
-    ) {
-        let rules = self.manifest.rules();
-        let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) else { return };
-        let since_ns = now_ns.saturating_sub(person.appeared_ns);
-        if person.scored_ns.is_none() {
-            longest(&mut self.latencies.first_score_ns, since_ns);
-        }
-        person.scored_ns = Some(pts_ns);
-        if person.scores.is_full() {
-            person.scores.pop_front();
-        }
-        // There is room now.
-        let _ = person.scores.push_back(value);
-        let judgement = person.judge(&rules);
-        let running = Running::new(&judgement, person.scores.len());
-        let what =
-            What::Score { track_id, bbox: bbox(at), score: score(Some(value)), running: running.clone() };
-        out(stamp.event(now_ns, what));
-        let is_first = person.verdict.is_none() && person.scores.len() >= rules.min_scores;
-        let is_full = person.scores.is_full();
-        let is_first_full = is_full && !person.was_full;
-        let is_other = person.verdict.is_some_and(|before| before != judgement.verdict);
-        if !is_first && !is_first_full && !is_other {
-            return;
-        }
-        if is_first {
-            longest(&mut self.latencies.first_verdict_ns, since_ns);
-        }
-        if is_first_full {
-            longest(&mut self.latencies.full_verdict_ns, since_ns);
-        }
-        person.was_full |= is_full;
-        let before = person.verdict.replace(judgement.verdict);
-        out(stamp.event(
-            now_ns,
-            What::RunningVerdict {
-                track_id,
-                before,
-                running,
-                since_appeared_s: in_s(since_ns),
-                is_full,
-                reason: judgement.reason,
-            },
-        ));
-    }
-
     /// All faces are over: the source has gone, or watching ends.
     ///
     /// # Errors
     /// [`EngineError`] when a network fails.
-    pub fn leave(
-        &mut self,
-        stamp: &Stamp,
-        now_ns: i64,
-        out: &mut dyn FnMut(Event),
-    ) -> Result<(), EngineError> {
+    pub fn leave(&mut self, stamp: &Stamp, now_ns: i64, hub: &Hub) -> Result<(), EngineError> {
         for album in self.pursuit.finish() {
-            self.bury(album, stamp, now_ns, out)?;
+            self.bury(album, stamp, now_ns, hub)?;
         }
         self.people.clear();
         Ok(())
     }
 
     /// The verdict of a face that is over, as a scan gives it: of looks spread over all of its time.
-    fn bury(
-        &mut self,
-        album: Album,
-        stamp: &Stamp,
-        now_ns: i64,
-        out: &mut dyn FnMut(Event),
-    ) -> Result<(), EngineError> {
+    fn bury(&mut self, album: Album, stamp: &Stamp, now_ns: i64, hub: &Hub) -> Result<(), EngineError> {
         let (track_id, start_ns, end_ns, last_bbox) =
             (album.track_id, album.start_ns, album.end_ns, album.bbox);
         self.people.retain(|person| person.track_id != track_id);
@@ -270,30 +252,29 @@ impl Watcher {
         let both: Vec<Judgement> = self.highest.take().into_iter().chain([judgement.clone()]).collect();
         self.highest = Some(judge_file(&both));
         let at = samples.get(samples.len() / 2).map_or(last_bbox, |sample| sample.bbox);
-        out(stamp.event(
-            now_ns,
-            What::Verdict {
-                track_id,
-                verdict: judgement.verdict,
-                mean_score: score(judgement.mean_score),
-                n_scores: scores.len(),
-                scores: scores.into_iter().map(|value| score(Some(value))).collect(),
-                start_s: in_s(start_ns.saturating_sub(stamp.start_ns)),
-                end_s: in_s(end_ns.saturating_sub(stamp.start_ns)),
-                bbox: bbox(&at),
-                reason: judgement.reason,
-            },
-        ));
+        let what = What::Verdict {
+            track_id,
+            verdict: judgement.verdict,
+            mean_score: score(judgement.mean_score),
+            n_scores: scores.len(),
+            scores: scores.iter().map(|value| score(Some(*value))).collect(),
+            start_s: in_s(start_ns.saturating_sub(stamp.start_ns)),
+            end_s: in_s(end_ns.saturating_sub(stamp.start_ns)),
+            bbox: bbox(&at),
+            reason: judgement.reason,
+        };
+        samples.retain(|sample| sample.score.is_some());
+        hub.judge(stamp.event(now_ns, what), &scores, &samples);
         Ok(())
     }
 }
 
-/// Scores `samples`, and gives the last one's score and box.
+/// Scores `samples`, and gives the last one.
 fn score_each<'a>(
     classifier: &mut Classifier,
     samples: impl Iterator<Item = &'a mut Sample>,
     stopwatch: &mut Stopwatch,
-) -> Result<Option<(f32, crate::geom::Rect)>, EngineError> {
+) -> Result<Option<&'a Sample>, EngineError> {
     let mut unscored: Vec<&mut Sample> = samples.collect();
     if unscored.is_empty() {
         return Ok(None);
@@ -303,7 +284,7 @@ fn score_each<'a>(
     for (sample, value) in unscored.iter_mut().zip(&scores) {
         sample.score = Some(*value);
     }
-    Ok(scores.last().copied().zip(unscored.last().map(|sample| sample.bbox)))
+    Ok(unscored.pop().map(|sample| &*sample))
 }
 
 fn longest(of: &mut Option<i64>, ns: i64) {

@@ -1,0 +1,55 @@
+//! Who looks on, in the thread that watches: they see pixels, which no queue could hold.
+
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use super::Event;
+use super::event::Running;
+use crate::gallery::Sample;
+use crate::geom::Rect;
+
+/// Looks on while frames are looked at. What it does costs the watching's time; it must not wait.
+pub trait Witness {
+    /// Whether [`Witness::looked`] is wanted now.
+    fn wants_pictures(&self) -> bool {
+        false
+    }
+
+    /// A frame was searched.
+    fn looked(&mut self, _looked: &Looked<'_>) {}
+
+    /// A face has another verdict, or its last one.
+    fn judged(&mut self, _judged: &Judged<'_>) {}
+}
+
+/// A frame that was searched.
+#[derive(Debug)]
+pub struct Looked<'a> {
+    /// Its picture, upright.
+    pub picture: &'a RgbImage,
+    /// Who is in it.
+    pub faces: Vec<Seen>,
+}
+
+/// A face in a frame.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its track.
+    pub track_id: u32,
+    /// Where in the picture.
+    pub bbox: Rect,
+    /// What its last scores come to; `None` before the first.
+    pub running: Option<Running>,
+}
+
+/// A verdict, and what it rests on.
+#[derive(Debug)]
+pub struct Judged<'a> {
+    /// The verdict: [`super::event::What::RunningVerdict`] or [`super::event::What::Verdict`].
+    pub event: &'a Arc<Event>,
+    /// The scores that it rests on, oldest first.
+    pub scores: &'a [f32],
+    /// Looks with their scores, oldest first: those of a last verdict, or the newest of a running one.
+    pub samples: &'a [Sample],
+}
