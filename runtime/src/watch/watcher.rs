@@ -13,7 +13,6 @@ use crate::engine::{Engine, EngineError};
 use crate::follow::{self, Follower, Found, Look, Pursuit};
 use crate::frame::Frame;
 use crate::gallery::{Album, Sample};
-use crate::geom::Rect;
 use crate::stopwatch::{Stage, Stopwatch};
 use crate::track::MAX_TRACKS;
 use crate::verdict::{Judgement, Rules, Verdict, WINDOW, judge_face, judge_file};
@@ -207,7 +206,7 @@ impl Watcher {
         // The crops of this frame: those in the gallery, and those only for the window.
         for sighting in &sightings {
             let track_id = sighting.track_id;
-            let scored = match self.pursuit.album_mut(track_id) {
+            let kept = match self.pursuit.album_mut(track_id) {
                 Some(album) => {
                     let unscored = album.samples_mut().iter_mut().filter(|sample| sample.score.is_none());
                     score_each(&mut self.classifier, unscored, &mut self.stopwatch)?
@@ -215,11 +214,27 @@ impl Watcher {
                 None => None,
             };
             let extra = extras.iter_mut().filter(|(id, _)| *id == track_id).map(|(_, sample)| sample);
-            let found = scored.or(score_each(&mut self.classifier, extra, &mut self.stopwatch)?);
-            let Some((value, at)) = found else { continue };
+            let found = match kept {
+                Some(_) => kept,
+                None => score_each(&mut self.classifier, extra, &mut self.stopwatch)?,
+            };
+            let Some(sample) = found else { continue };
             self.n_scored += 1;
-            self.tell(track_id, value, &at, pts_ns, stamp, now_ns(), out);
+            let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) else {
+                continue;
+            };
+            person.enter(sample, &self.manifest.rules(), &mut self.latencies, (stamp, now_ns()), hub);
         }
+        hub.look(|| {
+            let seen = |s: &follow::Sighting| {
+                let person = self.people.iter().find(|person| person.track_id == s.track_id);
+                let running = person
+                    .filter(|person| !person.scores.is_empty())
+                    .map(|person| Running::new(&person.judge(&self.manifest.rules()), person.scores.len()));
+                Seen { track_id: s.track_id, bbox: s.bbox, running }
+            };
+            Looked { picture: self.pursuit.picture(), faces: sightings.iter().map(seen).collect() }
+        });
         Ok(true)
     }
 
