@@ -1,6 +1,6 @@
 """Build the network of 68 face landmarks as ONNX from face-api's weights.
 
-    python models/landmarks/convert.py [--into DIR] [--float]
+    python models/landmarks/convert.py [--into DIR]
 
 `input`, f32 [1,3,112,112]: RGB, (x - mean) / 255 with MEAN below. `landmarks`, f32 [1,136]: x, y of each landmark in turn,
 as fractions of the input's side, in iBUG order. Four blocks of separable convolutions, each block's layers summed one on
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+FLOAT_MODELS = HERE.parent.parent / ".cache" / "models" / "landmarks-float"
 sys.path.insert(0, str(HERE.parent))
 
 import fetch
@@ -49,23 +50,14 @@ def read_tensors(folder=fetch.UPSTREAM / "landmarks"):
 class Builder:
     """Adds layers to a graph, with weights of the upstream file."""
 
-    def __init__(self, is_float):
+    def __init__(self):
         self.graph = Graph("landmarks")
         self.tensors = read_tensors()
-        self.is_float = is_float
 
     def weight(self, name, axes):
-        """Add tensor `name`, its axes in the order `axes`; return the name of the floats."""
+        """Add tensor `name`, its axes in the order `axes`; return its name."""
         values, scale, low = self.tensors[name]
-        zero = round(-low / scale)
-        if self.is_float or not 0 <= zero <= 255 or abs(zero * scale + low) > 1e-6:
-            return self.graph.constant(name, np.float32(values * scale + low).transpose(axes))
-        inputs = [
-            self.graph.constant(f"{name}.u8", values.transpose(axes)),
-            self.graph.constant(f"{name}.scale", np.float32(scale)),
-            self.graph.constant(f"{name}.zero", np.uint8(zero)),
-        ]
-        return self.graph.node("DequantizeLinear", inputs, name)
+        return self.graph.constant(name, np.float32(values * scale + low).transpose(axes))
 
     def layer(self, name, source, is_dense, stride):
         """Add one convolution, dense or separable, with its bias."""
@@ -90,9 +82,9 @@ class Builder:
         return source
 
 
-def build(is_float=False):
-    """Return the ONNX model, with f32 weights or the upstream file's bytes."""
-    builder = Builder(is_float)
+def build():
+    """Return the ONNX model."""
+    builder = Builder()
     graph, source = builder.graph, "input"
     for k in range(N_BLOCKS):
         source = builder.block(f"dense{k}", source, k == 0)
@@ -101,17 +93,15 @@ def build(is_float=False):
     weights = [builder.weight("fc/weights", (0, 1)), builder.weight("fc/bias", (0,))]
     graph.node("Gemm", [source, *weights], "landmarks")
     shapes = {"input": [1, 3, SIDE_PX, SIDE_PX]}, {"landmarks": [1, 136]}
-    return graph.model(*shapes, "68 face landmarks; weights of @vladmandic/face-api 1.7.15 (MIT)")
+    return graph.model(*shapes, "68 face landmarks, float; weights of @vladmandic/face-api 1.7.15 (MIT)")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--into", type=Path, default=HERE, help="where the network goes")
-    parser.add_argument("--float", action="store_true", help="write f32 weights")
-    args = parser.parse_args()
-    path = args.into / "landmarks.onnx"
+    parser.add_argument("--into", type=Path, default=FLOAT_MODELS, help="where it goes [.cache/models/landmarks-float]")
+    path = parser.parse_args().into / "landmarks.onnx"
     fetch.fetch_all()
-    save(build(args.float), path)
+    save(build(), path)
     print(f"{path}: {path.stat().st_size} bytes")
 
 

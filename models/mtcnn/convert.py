@@ -1,18 +1,15 @@
 """Build the MTCNN networks (P-Net, R-Net, O-Net) as ONNX from the pretrained PyTorch weights.
 
-    python models/mtcnn/convert.py             # int8, from calibration.json, beside this script
-    python models/mtcnn/convert.py --float DIR # the float networks
+    python models/mtcnn/convert.py [--into DIR]
 
-Both kinds take `pixels`, f32 [N,3,H,W], RGB 0..255 as it is: the networks' (x - 127.5) / 128 is folded into their
-first convolution. Dense layers are written as convolutions over the whole of their input, and the two-way softmax
-as the sigmoid of the difference of its logits, so each network is a chain of Conv -> PRelu [-> MaxPool] and one
-convolution for all heads. The int8 kind is QDQ: u8 activations per tensor, i8 weights per output channel, i32
-biases; no quantization between Conv and PRelu, nor after the heads.
+In float: `models/quantize` makes the int8 networks that ship of them. They take `pixels`, f32 [N,3,H,W], RGB 0..255 as it
+is: the networks' (x - 127.5) / 128 is folded into their first convolution. Dense layers are written as convolutions over
+the whole of their input, and the two-way softmax as the sigmoid of the difference of its logits, so each network is a
+chain of Conv -> PRelu [-> MaxPool] and one convolution for all heads.
 Networks: Zhang et al., "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks" (2016).
 """
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +19,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import fetch
-from graph import Graph, quantize_bias, quantize_per_channel, save
+from graph import Graph, save
 from weights import read_checkpoint
 
 HERE = Path(__file__).resolve().parent
-CALIBRATION = HERE / "calibration.json"
-REPO_REFERENCE = HERE.parent.parent / "tests" / "reference"
+FLOAT_MODELS = HERE.parent.parent / ".cache" / "models" / "mtcnn-float"
 PIXEL_OFFSET, PIXEL_SCALE = 127.5, 1 / 128
 
 
@@ -120,39 +116,8 @@ def load_stages(net):
     return stages
 
 
-def equalize(stages, factors):
-    """Divide each stage's output channels by `factors[name]` and undo it in the next stage's weights.
-
-    Changes nothing in exact arithmetic, as PRelu and max commute with a positive factor; it lets one scale per tensor
-    fit all of its channels. Source: Nagel et al., "Data-Free Quantization through Weight Equalization and Bias
-    Correction" (2019).
-    """
-    for stage, following in zip(stages, stages[1:]):
-        factor = np.asarray(factors[stage.name])
-        stage.weight = stage.weight / factor[:, None, None, None]
-        stage.bias = stage.bias / factor
-        following.weight = following.weight * factor[None, :, None, None]
-
-
-def add_int8_convolution(graph, stage, source, input_scale, bias_shift):
-    """Add a convolution with i8 weights and i32 bias over a dequantized `source`; return the output's name.
-
-    `stage.bias` holds for an input centred on zero for the first stage: see `build`.
-    """
-    integers, scale = quantize_per_channel(stage.weight)
-    bias = stage.bias + np.asarray(bias_shift)
-    if stage.name == "conv1":
-        # Centring with the rounded weights keeps the rounding errors from adding up over the mean grey.
-        rounded = integers * scale.astype(np.float64)[:, None, None, None]
-        bias = bias - PIXEL_OFFSET * rounded.sum(axis=(1, 2, 3))
-    bias_scale = np.float32(input_scale) * scale
-    weight = graph.dequantized(f"{stage.name}.weight", integers, scale)
-    bias_name = graph.dequantized(f"{stage.name}.bias", quantize_bias(bias, bias_scale), bias_scale)
-    return graph.node("Conv", [source, weight, bias_name], stage.name)
-
-
-def add_float_convolution(graph, stage, source):
-    """Add a float convolution and return the output's name."""
+def add_convolution(graph, stage, source):
+    """Add a convolution and return the output's name."""
     bias = stage.bias
     if stage.name == "conv1":
         bias = bias - PIXEL_OFFSET * stage.weight.sum(axis=(1, 2, 3))
@@ -160,32 +125,18 @@ def add_float_convolution(graph, stage, source):
     return graph.node("Conv", [source, weight, graph.constant(f"{stage.name}.bias", np.float32(bias))], stage.name)
 
 
-def build(net, calibration=None, taps=()):
-    """Return the ONNX model of `net`: float without `calibration`, else int8 with its scales.
-
-    `taps` names inner tensors [N,C,H,W] to give as further outputs.
-    """
+def build(net, taps=()):
+    """Return the ONNX model of `net`. `taps` names inner tensors [N,C,H,W] to give as further outputs."""
     stages = load_stages(net)
     graph = Graph(net)
     source = "pixels"
-    scale = 1.0
-    if calibration:
-        equalize(stages, calibration["equalize"])
-        source = graph.quantized(source, "pixels.q", 1.0, 0)
     stages[0].weight = stages[0].weight * PIXEL_SCALE
     for stage in stages:
-        if calibration:
-            source = add_int8_convolution(graph, stage, source, scale, calibration["bias_shift"][stage.name])
-        else:
-            source = add_float_convolution(graph, stage, source)
+        source = add_convolution(graph, stage, source)
         if stage.layer is None:
             break
         slope = graph.constant(f"{stage.layer.prelu}.slope", np.float32(stage.slope)[:, None, None])
         source = graph.node("PRelu", [source, slope], stage.layer.prelu)
-        quantizer = calibration and calibration["activations"][stage.name]
-        if calibration:
-            scale = quantizer["scale"]
-            source = graph.quantized(source, f"{stage.name}.q", **quantizer)
         if stage.layer.pool_px:
             source = graph.node(
                 "MaxPool",
@@ -195,8 +146,6 @@ def build(net, calibration=None, taps=()):
                 strides=[2, 2],
                 pads=[0, 0, stage.layer.pool_pad, stage.layer.pool_pad],
             )
-            if calibration:
-                source = graph.quantized(source, f"{stage.name}.pool.q", **quantizer)
 
     side = NETWORKS[net].side_px
     shape = ["N", 3, side or "H", side or "W"]
@@ -211,20 +160,17 @@ def build(net, calibration=None, taps=()):
     graph.node("Sigmoid", ["face_logit"], "prob")
     outputs = {head: ["N", n, *tail] for head, n in heads.items()}
     outputs |= {tap: [f"{tap}.{axis}" for axis in "NCHW"] for tap in taps}
-    kind = "int8 QDQ" if calibration else "float"
-    return graph.model({"pixels": shape}, outputs, f"MTCNN {net}, {kind}; weights of facenet-pytorch 2.6.0 (MIT)")
+    return graph.model({"pixels": shape}, outputs, f"MTCNN {net}, float; weights of facenet-pytorch 2.6.0 (MIT)")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--float", type=Path, metavar="DIR", help="write the float networks there instead")
-    parser.add_argument("--into", type=Path, default=HERE, help="where the int8 networks go")
-    args = parser.parse_args()
+    parser.add_argument("--into", type=Path, default=FLOAT_MODELS, help="where they go [.cache/models/mtcnn-float]")
+    into = parser.parse_args().into
     fetch.fetch_all()
-    calibration = None if args.float else json.loads(CALIBRATION.read_text())
     for net in NETWORKS:
-        path = (args.float or args.into) / f"{net}.onnx"
-        save(build(net, calibration and calibration[net]), path)
+        path = into / f"{net}.onnx"
+        save(build(net), path)
         print(f"{path}: {path.stat().st_size} bytes")
 
 

@@ -27,7 +27,7 @@ LONGER_SIDES_PX = (1280, 480)
 MIN_FACE_PX = 20
 # P-Net's levels are cut to tiles: it sees no more than 12 px at once, and a level has the same numbers over and over.
 TILE_PX = 24
-MAX_TILES, MAX_CROPS = 3000, 3000
+MAX_TILES, MAX_CROPS = 16000, 8000
 
 
 def frames(photos):

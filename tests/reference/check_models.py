@@ -3,8 +3,9 @@
     python tests/reference/check_models.py [--goldens-only]
 
 - every shipped ONNX file passes onnx.checker and runs in ONNX Runtime;
-- the MTCNN networks and the landmarks, rebuilt from the pinned packages, have the committed bytes;
-- the landmarks are those of their network written out in numpy (`landmarks.py`);
+- the MTCNN networks and the landmarks are int8 forms of the float networks that the pinned packages give, by the SHA-256 in
+  their metadata, and say about the same as those on a face;
+- the float landmarks are those of their network written out in numpy (`landmarks.py`);
 - the manifest's size and SHA-256 are the model's;
 - the Lite0 backbone with its own ImageNet classifier names a cat and an espresso;
 - `goldens.py` writes `.cache/goldens/`, whose format it describes.
@@ -14,25 +15,25 @@ import argparse
 import hashlib
 import json
 import sys
-import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 
 REPO = Path(__file__).resolve().parents[2]
 MODELS = REPO / "models"
-FLOAT_LANDMARKS = REPO / ".cache" / "models" / "landmarks-float" / "landmarks.onnx"
 sys.path[:0] = [str(MODELS), str(MODELS / "mtcnn")]
 
 import convert
 import fetch
 import goldens
 import landmarks
-import mtcnn as reference
 from efficientnet import ARCHITECTURES, CheckpointWeights, build
 from graph import save
 
+# Of the output that keeps least.
+LEAST_KEPT_DB = {"pnet": 20, "rnet": 20, "onet": 25, "landmarks": 35}
 # ImageNet classes: tabby, tiger cat, Egyptian cat; espresso.
 PHOTO_CLASSES = {"chelsea.png": {281, 282, 285}, "coffee.png": {967}}
 
@@ -66,18 +67,34 @@ def check_files():
     expect(len(shipped_models()) == 5, "five models ship")
 
 
-def check_rebuild():
-    """The committed bytes are what the scripts make of the pinned packages."""
-    calibration = json.loads(convert.CALIBRATION.read_text())
-    with tempfile.TemporaryDirectory() as scratch:
-        for net in convert.NETWORKS:
-            rebuilt = Path(scratch) / f"{net}.onnx"
-            save(convert.build(net, calibration[net]), rebuilt)
-            same = rebuilt.read_bytes() == (MODELS / "mtcnn" / f"{net}.onnx").read_bytes()
-            expect(same, f"models/mtcnn/{net}.onnx rebuilds to the same bytes")
-        save(landmarks.convert.build(), Path(scratch) / "landmarks.onnx")
-        same = (Path(scratch) / "landmarks.onnx").read_bytes() == landmarks.MODEL.read_bytes()
-        expect(same, "models/landmarks/landmarks.onnx rebuilds to the same bytes")
+def write_float():
+    """The float networks, from the pinned packages."""
+    for net in convert.NETWORKS:
+        save(convert.build(net), convert.FLOAT_MODELS / f"{net}.onnx")
+    save(landmarks.convert.build(), landmarks.FLOAT_MODEL)
+
+
+def kept_db(floats, int8s):
+    """Return the signal-to-noise ratio of int8 outputs, the least of all outputs, in dB."""
+    return min(10 * np.log10(np.square(f).sum() / np.square(f - i).sum()) for f, i in zip(floats, int8s))
+
+
+def check_quantized():
+    """What ships is made of these float networks, and is near to them."""
+    cases = [(convert.FLOAT_MODELS / f"{net}.onnx", MODELS / "mtcnn" / f"{net}.onnx") for net in convert.NETWORKS]
+    cases.append((landmarks.FLOAT_MODEL, landmarks.MODEL))
+    for source, shipped in cases:
+        made_of = {entry.key: entry.value for entry in onnx.load(shipped).metadata_props}["float_sha256"]
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        expect(made_of == digest, f"{shipped.relative_to(REPO)} is made of the float network that its package gives")
+        if shipped == landmarks.MODEL:
+            given = {"input": landmarks.normalized(landmarks.face())}
+        else:
+            side = {"pnet": 12, "rnet": 24, "onet": 48}[source.stem]
+            faces = [landmarks.face(side, moved) for moved in range(-12, 13)]
+            given = {"pixels": np.stack(faces).transpose(0, 3, 1, 2).astype(np.float32)}
+        kept = kept_db(session(str(source)).run(None, given), session(str(shipped)).run(None, given))
+        expect(kept > LEAST_KEPT_DB[source.stem], f"{source.stem}: int8 is {kept:.1f} dB from float")
 
 
 def check_manifest():
@@ -100,8 +117,10 @@ def check_backbone():
 
 def check_landmarks():
     """The landmarks' network computes what its definition says."""
-    apart = landmarks.disagreement()
-    expect(apart < 1e-5, f"landmarks are {apart:.1e} of the side from the definition's")
+    apart = landmarks.disagreement(landmarks.FLOAT_MODEL)
+    expect(apart < 1e-5, f"float landmarks are {apart:.1e} of the side from the definition's")
+    apart = landmarks.disagreement(landmarks.MODEL)
+    expect(apart < 0.01, f"int8 landmarks are at most {apart:.4f} of the side from the definition's")
 
 
 def main():
@@ -111,15 +130,13 @@ def main():
     fetch.fetch_all()
     # None of them ships; the trainer's tests read their weights.
     fetch.fetch_wheels(fetch.LARGER_LITE, fetch.UPSTREAM)
+    write_float()
     if not goldens_only:
         check_files()
-        check_rebuild()
+        check_quantized()
         check_manifest()
         check_backbone()
         check_landmarks()
-    for net in convert.NETWORKS:
-        save(convert.build(net), reference.FLOAT_MODELS / f"{net}.onnx")
-    save(landmarks.convert.build(is_float=True), FLOAT_LANDMARKS)
     goldens.write_all()
 
 

@@ -14,10 +14,11 @@ GOLDEN = REPO / "trainer-bridge" / "tests" / "golden" / "landmarks.json"
 # The astronaut's face in scikit-image's photo: left, top, right, bottom.
 FACE = (165, 55, 285, 175)
 
-# another script of that name builds the detector
+# Another script of that name builds the detector.
 _spec = importlib.util.spec_from_file_location("convert_landmarks", MODEL.with_name("convert.py"))
 convert = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(convert)
+FLOAT_MODEL = convert.FLOAT_MODELS / "landmarks.onnx"
 
 
 def convolve(x, kernel, stride, is_depthwise):
@@ -55,24 +56,28 @@ def reference(pixels):
     return x.mean((0, 1)) @ weights["fc/weights"] + weights["fc/bias"]
 
 
-def face():
-    """Return the astronaut's face, [112,112,3] u8."""
+def face(side=112, moved=0):
+    """Return the astronaut's face, [side,side,3] u8, seen from a place `moved` px further right and down."""
     photo = Image.open(convert.fetch.UPSTREAM / "photos" / "astronaut.png").convert("RGB")
-    return np.asarray(photo.crop(FACE).resize((112, 112), Image.Resampling.BILINEAR))
+    return np.asarray(photo.crop([edge + moved for edge in FACE]).resize((side, side), Image.Resampling.BILINEAR))
 
 
-def disagreement():
-    """Return the largest distance of a coordinate of ONNX Runtime, optimizations off, from the definition's."""
+def normalized(pixels):
+    """Return u8 [112,112,3] as the network takes it, f32 [1,3,112,112]."""
+    return ((pixels.astype(np.float64) - convert.MEAN) / 255).astype(np.float32).transpose(2, 0, 1)[None]
+
+
+def disagreement(model):
+    """Return the largest distance of a coordinate of a model in ONNX Runtime, optimizations off, from the definition's."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(str(MODEL), options)
+    session = onnxruntime.InferenceSession(str(model), options)
     pixels = face()
-    values = ((pixels.astype(np.float64) - convert.MEAN) / 255).astype(np.float32).transpose(2, 0, 1)[None]
-    return float(np.abs(session.run(None, {"input": values})[0][0] - reference(pixels)).max())
+    return float(np.abs(session.run(None, {"input": normalized(pixels)})[0][0] - reference(pixels)).max())
 
 
 if __name__ == "__main__":
     GOLDEN.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(face()).save(GOLDEN.with_suffix(".png"))
     GOLDEN.write_text(json.dumps([round(float(v), 6) for v in reference(face())]) + "\n")
-    print(f"{GOLDEN}: {disagreement():.1e} from ONNX Runtime")
+    print(f"{GOLDEN}: {disagreement(MODEL):.1e} from ONNX Runtime")

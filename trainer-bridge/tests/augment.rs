@@ -105,12 +105,15 @@ fn masks_are_scipys_hulls_dilated_by_opencv() {
     }
 }
 
+/// In px of 112: the network that ships is int8, the definition isn't.
+const FARTHEST_PX: f32 = 0.6;
+
 #[test]
-fn landmarks_are_those_of_the_networks_definition() {
+fn landmarks_are_near_those_of_the_networks_definition() {
     let found = Landmarker::new(&Engine::default()).unwrap().find_in(&face(), 1.0).unwrap();
     for (k, (found, expected)) in found.iter().zip(landmarks()).enumerate() {
         let apart = (found[0] - expected[0]).hypot(found[1] - expected[1]);
-        assert!(apart < 0.01, "landmark {k}: {apart} px");
+        assert!(apart < FARTHEST_PX, "landmark {k}: {apart} px");
     }
 }
 
