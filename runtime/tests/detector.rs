@@ -1,7 +1,8 @@
-//! The built-in detector finds the faces that the reference detector finds, in the same places.
+//! The built-in detector, whose networks are int8, finds the faces that the reference detector finds in float, in the same
+//! places.
 //!
 //! `golden/faces.jsonl` is what the reference, an independent cascade in numpy and ONNX Runtime, says of
-//! the fetched photos: `python tests/reference/mtcnn.py --models int8 --min-face-px 40
+//! the fetched photos: `python tests/reference/mtcnn.py --models float --min-face-px 40
 //! .cache/clips/astronaut.png .cache/clips/sample?.jpg > runtime/tests/golden/faces.jsonl`.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
