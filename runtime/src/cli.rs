@@ -12,6 +12,7 @@ use candor::source::FrameRate;
 use candor::verdict::Verdict;
 
 use crate::models;
+use crate::verify_log;
 
 /// Says for every face in a video whether it looks synthetic.
 ///
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Explain(Explain),
     /// Watch a camera and judge the faces in front of it, for as long as it takes.
     Watch(Watch),
+    /// Check an evidence log: its chain, its signatures, its crops and their scores.
+    VerifyLog(verify_log::VerifyLog),
     /// Look into the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -186,7 +189,7 @@ impl Networks {
     ///
     /// # Errors
     /// As [`Device::settings`].
-    fn settings(&self) -> Result<Config, SettingsError> {
+    pub(crate) fn settings(&self) -> Result<Config, SettingsError> {
         let mut config = self.device.settings()?;
         if let Some(n) = self.threads {
             config.engine.threads = n;

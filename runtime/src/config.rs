@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::detect;
 use crate::engine;
+use crate::evidence;
 use crate::pipeline;
 use crate::slot;
 use crate::watch;
@@ -45,6 +46,8 @@ pub struct Config {
     pub slots: slot::Settings,
     /// How a live source is watched.
     pub watch: watch::Settings,
+    /// What is kept of its verdicts.
+    pub evidence: evidence::Settings,
 }
 
 impl From<toml::de::Error> for ConfigError {
@@ -105,6 +108,13 @@ impl Config {
         let interval = (1..=60_000).contains(&s.interval_ms);
         check(interval, "scan.interval_ms", "1..=60000", s.interval_ms.to_string())?;
         self.check_watch(&check)?;
+        let most = self.evidence.max_bytes;
+        check(
+            most >= evidence::Settings::LEAST_BYTES,
+            "evidence.max_bytes",
+            "at least 16777216",
+            most.to_string(),
+        )?;
         let slots = &self.slots;
         let boots = (1..=100).contains(&slots.trial_boots);
         check(boots, "slots.trial_boots", "1..=100", slots.trial_boots.to_string())?;
@@ -185,6 +195,7 @@ mod tests {
             ("[watch]\nmax_interval_ms = 100", "watch.max_interval_ms"),
             ("[watch]\nmax_temperature_c = nan", "watch.max_temperature_c"),
             ("[watch]\nencoding = \"h264\"", "h264"),
+            ("[evidence]\nmax_bytes = 4096", "evidence.max_bytes"),
             ("[slots]\ntrial_boots = 0", "slots.trial_boots"),
             ("[slots]\nmax_time_ratio = nan", "slots.max_time_ratio"),
             ("[slots]\nroot_keys = [\"00\"]", "public key"),

@@ -7,6 +7,7 @@ pub mod classify;
 pub mod config;
 pub mod detect;
 pub mod engine;
+pub mod evidence;
 pub mod follow;
 pub mod frame;
 #[doc(hidden)]

@@ -5,6 +5,7 @@ mod cli;
 mod explain;
 mod models;
 mod scan;
+mod verify_log;
 mod watching;
 
 use std::path::Path;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         cli::Command::Scan(args) => scan::run(&args),
         cli::Command::Explain(args) => explain::run(&args),
         cli::Command::Watch(args) => watching::run(&args),
+        cli::Command::VerifyLog(args) => verify_log::run(&args),
         cli::Command::Config(cli::ConfigCommand::Check { file }) => check(&file),
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Bundle(command) => models::run_bundle(&command),

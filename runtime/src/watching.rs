@@ -9,11 +9,13 @@ use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use candor::bundle::{Bundle, Status};
+use candor::bundle::{Bundle, PublicKey, Status};
 use candor::camera::clock::Monotonic;
 use candor::camera::{self, Feed, Layout, Linux, Player, RawPipe, Supervisor, Wanted};
 use candor::config::Config;
 use candor::engine::Engine;
+use candor::evidence::entry::Model;
+use candor::evidence::{About, Log, device_key, record};
 use candor::report::table;
 use candor::source;
 use candor::watch::event::Event;
@@ -29,6 +31,8 @@ use crate::scan::{self, exit};
 
 /// How long an outlet may take for what is left when all is over.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// The evidence log may have crops of every face to write then.
+const LAST_ENTRIES: Duration = Duration::from_secs(20);
 
 /// Runs the command.
 pub(crate) fn run(args: &Watch) -> ExitCode {
@@ -74,16 +78,24 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let mut hub = Hub::new(args.unpaced);
     let printing = outlet(hub.subscribe(), Box::new(io::stdout()), "standard output");
     let logging = log.map(|file| outlet(hub.subscribe(), Box::new(file), "the log"));
+    let evidence = evidence(&config, &bundle)?.map(|log| {
+        let (recorder, settle, thread) = record(log, args.unpaced);
+        hub.attend(Box::new(recorder));
+        (settle, thread)
+    });
     let mut trial = trial;
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;
-        if new.slots != used.slots || new.watch.log != used.watch.log {
-            return Err("[slots] and watch.log are read at a start only".to_owned());
+        if new.slots != used.slots || new.watch.log != used.watch.log || new.evidence != used.evidence {
+            return Err("[slots], [evidence] and watch.log are read at a start only".to_owned());
         }
         let engine = Engine::new(&new.engine).map_err(|error| error.to_string())?;
         let watcher = Watcher::new(&engine, new.detect, &new.watch, &bundle);
         let made = parts(args, &new, watcher.map_err(|error| error.to_string())?);
+        if let Some((settle, _)) = &evidence {
+            settle.settings(as_text(&new));
+        }
         used = new;
         Ok(made)
     };
@@ -104,14 +116,13 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let ended = live::run(parts(args, &config, watcher), &mut around);
     around.notifier.say("STOPPING=1");
     drop(hub);
+    let recording = evidence.map(|(_, thread)| (thread, LAST_ENTRIES));
     let mut code = 0;
-    if !wait(printing) {
-        code = exit::NOT_WRITTEN;
-    }
-    if let Some(logging) = logging
-        && !wait(logging)
-    {
-        code = exit::NOT_WRITTEN;
+    let outlets = [Some((printing, GOODBYE)), logging.map(|thread| (thread, GOODBYE)), recording];
+    for (outlet, patience) in outlets.into_iter().flatten() {
+        if !wait(outlet, patience) {
+            code = exit::NOT_WRITTEN;
+        }
     }
     let tried = match &ended {
         Err(error) if models::is_of(error, bundle.manifest()) => Outcome::Failed(error.to_string()),
@@ -203,10 +214,30 @@ fn outlet(
     })
 }
 
+/// The evidence log that is asked for.
+///
+/// # Errors
+/// Why it can't be kept.
+fn evidence(config: &Config, bundle: &Bundle) -> Result<Option<Log>, String> {
+    let settings = &config.evidence;
+    let Some(folder) = &settings.folder else { return Ok(None) };
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let key = settings.key.clone().unwrap_or_else(|| folder.join("device.key"));
+    let key = device_key(&key).map_err(|error| error.to_string())?;
+    log::info!("evidence log: signed by {}", PublicKey::of(&key));
+    let about = About { model: Model::of(bundle.manifest()), settings: as_text(config) };
+    Log::open(folder, key, about, settings.max_bytes).map(Some).map_err(|error| error.to_string())
+}
+
+/// The settings as they stand in the evidence log.
+fn as_text(config: &Config) -> String {
+    toml::to_string(config).unwrap_or_else(|error| format!("# {error}"))
+}
+
 /// Waits for an outlet to write what is left; one that nobody reads from is left behind.
-fn wait(outlet: JoinHandle<bool>) -> bool {
+fn wait(outlet: JoinHandle<bool>, patience: Duration) -> bool {
     let asked = Instant::now();
-    while !outlet.is_finished() && asked.elapsed() < GOODBYE {
+    while !outlet.is_finished() && asked.elapsed() < patience {
         std::thread::sleep(Duration::from_millis(2));
     }
     outlet.is_finished() && outlet.join().unwrap_or(false)

@@ -110,6 +110,11 @@ impl PublicKey {
         PublicKey(key.verifying_key())
     }
 
+    /// Whether `signature` of `text` is this key's.
+    pub fn holds(&self, text: &[u8], signature: &Ed25519) -> bool {
+        self.0.verify_strict(text, signature).is_ok()
+    }
+
     /// Its name.
     pub fn id(&self) -> KeyId {
         let mut id = [0; 16];

@@ -10,7 +10,7 @@ use crate::bundle::{Bundle, Manifest};
 use crate::classify::Classifier;
 use crate::detect;
 use crate::engine::{Engine, EngineError};
-use crate::follow::{self, Follower, Found, Look, Pursuit};
+use crate::follow::{self, Follower, Found, Look, Pursuit, Sighting};
 use crate::frame::Frame;
 use crate::gallery::{Album, Sample};
 use crate::stopwatch::{Stage, Stopwatch};
@@ -204,9 +204,10 @@ impl Watcher {
             }
         }
         // The crops of this frame: those in the gallery, and those only for the window.
+        let rules = self.manifest.rules();
         for sighting in &sightings {
             let track_id = sighting.track_id;
-            let kept = match self.pursuit.album_mut(track_id) {
+            let scored = match self.pursuit.album_mut(track_id) {
                 Some(album) => {
                     let unscored = album.samples_mut().iter_mut().filter(|sample| sample.score.is_none());
                     score_each(&mut self.classifier, unscored, &mut self.stopwatch)?
@@ -214,24 +215,19 @@ impl Watcher {
                 None => None,
             };
             let extra = extras.iter_mut().filter(|(id, _)| *id == track_id).map(|(_, sample)| sample);
-            let found = match kept {
-                Some(_) => kept,
-                None => score_each(&mut self.classifier, extra, &mut self.stopwatch)?,
-            };
+            let found = scored.or(score_each(&mut self.classifier, extra, &mut self.stopwatch)?);
             let Some(sample) = found else { continue };
             self.n_scored += 1;
-            let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) else {
-                continue;
-            };
-            person.enter(sample, &self.manifest.rules(), &mut self.latencies, (stamp, now_ns()), hub);
+            if let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) {
+                person.enter(sample, &rules, &mut self.latencies, (stamp, now_ns()), hub);
+            }
         }
         hub.look(|| {
-            let seen = |s: &follow::Sighting| {
-                let person = self.people.iter().find(|person| person.track_id == s.track_id);
-                let running = person
-                    .filter(|person| !person.scores.is_empty())
-                    .map(|person| Running::new(&person.judge(&self.manifest.rules()), person.scores.len()));
-                Seen { track_id: s.track_id, bbox: s.bbox, running }
+            let seen = |sighting: &Sighting| {
+                let person = self.people.iter().find(|person| person.track_id == sighting.track_id);
+                let scored = person.filter(|person| !person.scores.is_empty());
+                let running = scored.map(|person| Running::new(&person.judge(&rules), person.scores.len()));
+                Seen { track_id: sighting.track_id, bbox: sighting.bbox, running }
             };
             Looked { picture: self.pursuit.picture(), faces: sightings.iter().map(seen).collect() }
         });
