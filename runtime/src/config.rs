@@ -120,6 +120,12 @@ impl Config {
         check(boots, "slots.trial_boots", "1..=100", slots.trial_boots.to_string())?;
         let ratio = slots.max_time_ratio;
         check(ratio.is_finite() && ratio > 0.0, "slots.max_time_ratio", "> 0", ratio.to_string())?;
+        let looks = (1..=1_000_000).contains(&slots.shadow_looks);
+        check(looks, "slots.shadow_looks", "1..=1000000", slots.shadow_looks.to_string())?;
+        let share = (0.0..=1.0).contains(&slots.max_contrary);
+        check(share, "slots.max_contrary", "0..=1", slots.max_contrary.to_string())?;
+        let shift = (0.0..=1.0).contains(&slots.max_shift);
+        check(shift, "slots.max_shift", "0..=1", slots.max_shift.to_string())?;
         if slots.root_keys.is_empty() {
             return Ok(());
         }
@@ -198,6 +204,9 @@ mod tests {
             ("[evidence]\nmax_bytes = 4096", "evidence.max_bytes"),
             ("[slots]\ntrial_boots = 0", "slots.trial_boots"),
             ("[slots]\nmax_time_ratio = nan", "slots.max_time_ratio"),
+            ("[slots]\nshadow_looks = 0", "slots.shadow_looks"),
+            ("[slots]\nmax_contrary = 1.5", "slots.max_contrary"),
+            ("[slots]\nmax_shift = -0.1", "slots.max_shift"),
             ("[slots]\nroot_keys = [\"00\"]", "public key"),
             (
                 "[slots]\nroot_threshold = 2\nroot_keys = [\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"]",

@@ -100,6 +100,11 @@ impl Follower {
         Ok(Follower { settings, look, detector: Mtcnn::new(engine, detect)? })
     }
 
+    /// Cuts out otherwise from here on.
+    pub fn set_look(&mut self, look: Look) {
+        self.look = look;
+    }
+
     /// Starts to read `source`; nothing of an earlier one is remembered.
     pub fn follow<'a>(&'a mut self, source: &'a mut dyn FrameSource) -> Walk<'a> {
         let cadence = Cadence::new(source.info().duration_ns, self.settings.interval_ms);

@@ -292,6 +292,8 @@ fn of(held: &Held) -> String {
 pub(crate) struct Chosen {
     /// It.
     pub(crate) bundle: bundle::Bundle,
+    /// The slot's file that it is of.
+    pub(crate) digest: Option<Digest>,
     /// Set where it is in trial.
     pub(crate) trial: Option<Trial>,
     /// What went wrong on the way, for people.
@@ -339,7 +341,7 @@ impl Trial {
 /// # Errors
 /// What is wrong with the bundle that was named, or with the settings.
 fn bundle_to_run(named: Option<&Path>, settings: &Settings, engine: &Engine) -> Result<Chosen, String> {
-    let alone = |bundle| Chosen { bundle, trial: None, notes: Vec::new() };
+    let alone = |bundle| Chosen { bundle, digest: None, trial: None, notes: Vec::new() };
     match (named, &settings.folder) {
         (Some(folder), _) if folder.is_dir() => {
             bundle::Bundle::open(folder).map(alone).map_err(|error| error.to_string())
@@ -371,9 +373,45 @@ pub(crate) fn bundle_to_look_at(
     };
     let roots = settings.roots().map_err(|error| error.to_string())?;
     let store = readable(folder).map_err(|error| error.to_string())?;
-    let started = slot::start_without_trial(&store, &roots, "looking into a model is no trial")
+    let started = slot::start_without_trial(&store, &roots, Some("looking into a model is no trial"))
         .map_err(|error| error.to_string())?;
-    Ok(Chosen { bundle: started.bundle, trial: None, notes: started.notes })
+    Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
+}
+
+/// As [`load`] without a trial, which is made beside the model that is chosen; its file where it is a slot's.
+///
+/// # Errors
+/// What to say.
+pub(crate) fn load_beside<T>(
+    named: Option<&Path>,
+    settings: &Settings,
+    engine: &Engine,
+    make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
+) -> Result<(T, bundle::Bundle, Option<Digest>), String> {
+    let chosen = match (named, &settings.folder) {
+        (None, Some(folder)) if folder.is_dir() => {
+            let roots = settings.roots().map_err(|error| error.to_string())?;
+            let started = readable(folder).map_err(|error| error.to_string()).and_then(|store| {
+                slot::start_without_trial(&store, &roots, None).map_err(|error| error.to_string())
+            });
+            match started {
+                Ok(slot::Started { bundle, digest, notes, .. }) => {
+                    Chosen { bundle, digest, trial: None, notes }
+                }
+                Err(error) => {
+                    let bundle = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
+                    let notes = vec![format!("{error}; the built-in bundle runs")];
+                    Chosen { bundle, digest: None, trial: None, notes }
+                }
+            }
+        }
+        _ => bundle_to_run(named, settings, engine)?,
+    };
+    let digest = chosen.digest;
+    let id = chosen.bundle.manifest().id.clone();
+    let (made, bundle, _) = made(chosen, named.is_some(), make)?;
+    let digest = digest.filter(|_| bundle.manifest().id == id);
+    Ok((made, bundle, digest))
 }
 
 /// What a run loads of the bundle that it uses, and the trial where that is in one. A model of the slots that can't be
@@ -387,13 +425,21 @@ pub(crate) fn load<T>(
     engine: &Engine,
     make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
 ) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
-    let Chosen { bundle, trial, notes } = bundle_to_run(named, settings, engine)?;
+    made(bundle_to_run(named, settings, engine)?, named.is_some(), make)
+}
+
+fn made<T>(
+    chosen: Chosen,
+    is_named: bool,
+    make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
+) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
+    let Chosen { bundle, trial, notes, .. } = chosen;
     for note in notes {
         eprintln!("candor: {note}");
     }
     match make(&bundle) {
         Ok(made) => Ok((made, bundle, trial)),
-        Err(error) if named.is_none() && is_of(&error, bundle.manifest()) => {
+        Err(error) if !is_named && is_of(&error, bundle.manifest()) => {
             let built_in = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
             let made = make(&built_in).map_err(|error| error.to_string())?;
             eprintln!("candor: {error}; the built-in model runs");
@@ -422,14 +468,19 @@ fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) 
             let started = slot::start(&mut Store::open(folder)?, engine, roots, settings, now_unix_s())?;
             let trial = |digest| Trial { digest, folder: path.to_owned(), _lock: lock };
             let trial = started.trial.map(trial);
-            return Ok(Chosen { bundle: started.bundle, trial, notes: started.notes });
+            return Ok(Chosen {
+                bundle: started.bundle,
+                digest: started.digest,
+                trial,
+                notes: started.notes,
+            });
         }
         Ok(Err(why)) => why.to_owned(),
         // A folder that can't be written can be read all the same.
         Err(error) => failed("lock", path)(error).to_string(),
     };
-    let started = slot::start_without_trial(&readable(path)?, roots, &why)?;
-    Ok(Chosen { bundle: started.bundle, trial: None, notes: started.notes })
+    let started = slot::start_without_trial(&readable(path)?, roots, Some(&why))?;
+    Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
 }
 
 /// The folder and the right to make a trial in it, or who has one of them.

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,12 @@ use candor::watch::event::Event;
 use candor::watch::hub::Hub;
 use candor::watch::lines::{RotatingFile, write_all};
 use candor::watch::live::{self, MakeFeed, Parts, Surroundings};
+use candor::watch::models::{Fixed, Models, Succession};
 use candor::watch::notify::Notifier;
 use candor::watch::{self, Watcher};
 
 use crate::cli::Watch;
-use crate::models::{self, Outcome};
+use crate::models;
 use crate::scan::{self, exit};
 
 /// How long an outlet may take for what is left when all is over.
@@ -64,8 +65,8 @@ fn watch(args: &Watch) -> Result<u8, String> {
     });
     let log = log.transpose()?;
     let load = |bundle: &Bundle| Watcher::new(&engine, config.detect, &config.watch, bundle);
-    let (watcher, bundle, trial) =
-        models::load(args.networks.bundle.as_deref(), &config.slots, &engine, load)?;
+    let named = args.networks.bundle.as_deref();
+    let (watcher, bundle, running) = models::load_beside(named, &config.slots, &engine, load)?;
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload)) {
@@ -83,7 +84,14 @@ fn watch(args: &Watch) -> Result<u8, String> {
         hub.attend(Box::new(recorder));
         (settle, thread)
     });
-    let mut trial = trial;
+    let bundle = Arc::new(Mutex::new(bundle));
+    let mut succession = match &config.slots.folder {
+        Some(folder) if named.is_none() => {
+            let roots = config.slots.roots().map_err(|error| error.to_string())?;
+            Some(Succession::new(folder, &config.slots, roots, &engine, Arc::clone(&bundle), running))
+        }
+        _ => None,
+    };
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;
@@ -91,6 +99,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
             return Err("[slots], [evidence] and watch.log are read at a start only".to_owned());
         }
         let engine = Engine::new(&new.engine).map_err(|error| error.to_string())?;
+        let bundle = bundle.lock().unwrap_or_else(PoisonError::into_inner);
         let watcher = Watcher::new(&engine, new.detect, &new.watch, &bundle);
         let made = parts(args, &new, watcher.map_err(|error| error.to_string())?);
         if let Some((settle, _)) = &evidence {
@@ -99,11 +108,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
         used = new;
         Ok(made)
     };
-    let mut settled = || {
-        if let Some(trial) = trial.take() {
-            trial.end(&Outcome::RanWell);
-        }
-    };
+    let fixed: &mut dyn Models = &mut Fixed;
     let mut around = Surroundings {
         hub: &hub,
         stop: &stop,
@@ -111,10 +116,13 @@ fn watch(args: &Watch) -> Result<u8, String> {
         notifier: &Notifier::from_environment(),
         max_frames: args.frames,
         remake: &mut remake,
-        settled: &mut settled,
+        models: succession.as_mut().map_or(fixed, |succession| succession as &mut dyn Models),
     };
     let ended = live::run(parts(args, &config, watcher), &mut around);
     around.notifier.say("STOPPING=1");
+    if let Some(succession) = &mut succession {
+        succession.end();
+    }
     drop(hub);
     let recording = evidence.map(|(_, thread)| (thread, LAST_ENTRIES));
     let mut code = 0;
@@ -123,14 +131,6 @@ fn watch(args: &Watch) -> Result<u8, String> {
         if !wait(outlet, patience) {
             code = exit::NOT_WRITTEN;
         }
-    }
-    let tried = match &ended {
-        Err(error) if models::is_of(error, bundle.manifest()) => Outcome::Failed(error.to_string()),
-        Ok(outcome) if outcome.n_scored > 0 => Outcome::RanWell,
-        _ => Outcome::NothingToScore,
-    };
-    if let Some(trial) = trial {
-        trial.end(&tried);
     }
     Ok(match ended {
         Err(error) => {

@@ -34,9 +34,9 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "kebab-case")]
 pub enum What {
-    /// The program started, or a segment did: what the entries after it are made with.
+    /// The program, a segment or another model started: what the entries after it are made with.
     Start {
-        /// Whether only the segment is new.
+        /// Whether the program goes on.
         is_continued: bool,
         /// Its version.
         program: String,

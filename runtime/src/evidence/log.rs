@@ -191,6 +191,18 @@ impl Log {
         self.add(What::Settings { settings })
     }
 
+    /// The verdicts are of this model from here on; one that is the same changes nothing.
+    ///
+    /// # Errors
+    /// As [`Log::enter`].
+    pub fn model(&mut self, model: &Model) -> Result<(), EvidenceError> {
+        if self.about.model == *model {
+            return Ok(());
+        }
+        self.about.model = model.clone();
+        self.start(true)
+    }
+
     /// What the entries are made with now.
     pub fn about(&self) -> &About {
         &self.about

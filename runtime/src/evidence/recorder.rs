@@ -6,9 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::EvidenceError;
-use super::entry::{Look, What};
+use super::entry::{Look, Model, What};
 use super::log::{Log, packed};
-use crate::bundle::Digest;
+use crate::bundle::{Digest, Manifest};
 use crate::gallery::Sample;
 use crate::track::MAX_TRACKS;
 use crate::watch::Event;
@@ -18,13 +18,14 @@ use crate::watch::witness::{Judged, Witness};
 const QUEUE: usize = MAX_TRACKS;
 
 enum Message {
-    Verdict { event: Arc<Event>, scores: Vec<f32>, samples: Vec<Sample> },
+    Verdict { event: Arc<Event>, model: Arc<Model>, scores: Vec<f32>, samples: Vec<Sample> },
     Settings(String),
 }
 
 /// Looks on and copies what verdicts rest on.
 pub struct Recorder {
     messages: SyncSender<Message>,
+    model: Arc<Model>,
     is_lossless: bool,
     n_lost: Arc<AtomicU64>,
 }
@@ -47,16 +48,21 @@ impl Settle {
 pub fn record(log: Log, is_lossless: bool) -> (Recorder, Settle, JoinHandle<bool>) {
     let (messages, received) = sync_channel(QUEUE);
     let n_lost = Arc::new(AtomicU64::new(0));
-    let lost = Arc::clone(&n_lost);
+    let (lost, model) = (Arc::clone(&n_lost), Arc::new(log.about().model.clone()));
     let thread = std::thread::spawn(move || write(log, &received, &lost));
     let settle = Settle(messages.clone());
-    (Recorder { messages, is_lossless, n_lost }, settle, thread)
+    (Recorder { messages, model, is_lossless, n_lost }, settle, thread)
 }
 
 impl Witness for Recorder {
+    fn model_changed(&mut self, manifest: &Manifest) {
+        self.model = Arc::new(Model::of(manifest));
+    }
+
     fn judged(&mut self, judged: &Judged<'_>) {
         let message = Message::Verdict {
             event: Arc::clone(judged.event),
+            model: Arc::clone(&self.model),
             scores: judged.scores.to_vec(),
             samples: judged.samples.to_vec(),
         };
@@ -84,9 +90,11 @@ fn write(mut log: Log, messages: &Receiver<Message>, n_lost: &AtomicU64) -> bool
                 settings_sha256 = Digest::of(settings.as_bytes());
                 log.settings(settings)
             }
-            Message::Verdict { event, scores, samples } => {
+            Message::Verdict { event, model, scores, samples } => {
                 let lost = n_lost.swap(0, Ordering::Relaxed);
-                let entered = enter(&mut log, &event, &scores, &samples, (settings_sha256, lost));
+                let entered = log
+                    .model(&model)
+                    .and_then(|()| enter(&mut log, &event, &scores, &samples, (settings_sha256, lost)));
                 if entered.is_err() {
                     n_lost.fetch_add(lost + 1, Ordering::Relaxed);
                 }

@@ -6,6 +6,7 @@
 mod admission;
 mod folder;
 mod record;
+mod shadow;
 mod start;
 mod state;
 mod store;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::admission::{Inadmissible, Known};
 pub use self::folder::{Folder, TrialLock};
 pub use self::record::{Event, MAX_EVENTS, Record, What};
+pub use self::shadow::{Alike, Comparison, Pair, Unlike};
 pub use self::start::{Started, start, start_without_trial};
 pub use self::state::{Boot, Held, Name, Refusal, Slot, Slots};
 pub use self::store::{Files, SlotError, Store};
@@ -43,6 +45,12 @@ pub struct Settings {
     pub max_memory_bytes: u64,
     /// Most time of an inference, as a multiple of the built-in classifier's on the same device.
     pub max_time_ratio: f32,
+    /// Looks at live faces that a candidate scores beside the model in use before it may take over.
+    pub shadow_looks: u32,
+    /// Most of these looks, as a share, at which one says Real and the other Fake.
+    pub max_contrary: f32,
+    /// Most that the candidate's mean score may be higher or lower.
+    pub max_shift: f32,
 }
 
 impl Default for Settings {
@@ -55,6 +63,9 @@ impl Default for Settings {
             max_bundle_bytes: 128 << 20,
             max_memory_bytes: 256 << 20,
             max_time_ratio: 25.0,
+            shadow_looks: 300,
+            max_contrary: 0.05,
+            max_shift: 0.3,
         }
     }
 }

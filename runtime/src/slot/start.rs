@@ -10,6 +10,8 @@ use crate::engine::Engine;
 pub struct Started {
     /// It.
     pub bundle: Bundle,
+    /// The slot's file that it is of; `None` for the built-in bundle.
+    pub digest: Option<Digest>,
     /// The bundle in trial: [`Store::ran_well`] is to be told when the run has ended well.
     pub trial: Option<Digest>,
     /// What was given up on the way, and what else went wrong, for people.
@@ -45,11 +47,12 @@ pub fn start<F: Files>(
             Ok(bundle) if is_trial => match try_out(engine, &bundle, &floor, limits) {
                 Ok(fit) => {
                     log::info!("{}: in trial, {:.2} times the time", name(held), fit.time_ratio);
-                    return Ok(Started { bundle, trial: Some(held.digest), notes });
+                    let digest = Some(held.digest);
+                    return Ok(Started { bundle, digest, trial: digest, notes });
                 }
                 Err(unfit) => unfit.to_string(),
             },
-            Ok(bundle) => return Ok(Started { bundle, trial: None, notes }),
+            Ok(bundle) => return Ok(Started { bundle, digest: Some(held.digest), trial: None, notes }),
             Err(error) if error.is_loss() => error.to_string(),
             Err(error) if is_trial => {
                 notes.push(format!("{}: {error}; no trial this time", name(held)));
@@ -70,7 +73,7 @@ pub fn start<F: Files>(
             break;
         }
     }
-    Ok(Started { bundle: floor, trial: None, notes })
+    Ok(Started { bundle: floor, digest: None, trial: None, notes })
 }
 
 /// What is to run by the record; a trial whose starts are used up is noted.
@@ -99,23 +102,23 @@ fn without_trial<F: Files>(store: &Store<F>) -> Boot {
     store.record().slots.without_trial()
 }
 
-/// The bundle to run where no trial can be made, because of `why`.
+/// The bundle to run where no trial is made; `why` is for people, where one was to be expected.
 ///
 /// # Errors
 /// As [`start`].
 pub fn start_without_trial<F: Files>(
     store: &Store<F>,
     roots: &Roots,
-    why: &str,
+    why: Option<&str>,
 ) -> Result<Started, BundleError> {
-    let mut notes = vec![format!("{why}: no trial this time")];
+    let mut notes: Vec<String> = why.map(|why| format!("{why}: no trial this time")).into_iter().collect();
     if let Some(held) = without_trial(store).held() {
         match store.load(held, roots) {
-            Ok(bundle) => return Ok(Started { bundle, trial: None, notes }),
+            Ok(bundle) => return Ok(Started { bundle, digest: Some(held.digest), trial: None, notes }),
             Err(error) => notes.push(unusable(held, &error)),
         }
     }
-    Ok(Started { bundle: Bundle::embedded()?, trial: None, notes })
+    Ok(Started { bundle: Bundle::embedded()?, digest: None, trial: None, notes })
 }
 
 fn name(held: &Held) -> String {

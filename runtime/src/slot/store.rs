@@ -288,10 +288,32 @@ impl<F: Files> Store<F> {
     /// # Errors
     /// [`SlotError`]; the slots are then as they were.
     pub fn confirm(&mut self, roots: &Roots, now_unix_s: u64) -> Result<Held, SlotError> {
+        self.confirm_for(roots, None, now_unix_s)
+    }
+
+    /// As [`Store::confirm`], with the reason for the history.
+    ///
+    /// # Errors
+    /// As [`Store::confirm`].
+    pub fn confirm_because(
+        &mut self,
+        roots: &Roots,
+        reason: &str,
+        now_unix_s: u64,
+    ) -> Result<Held, SlotError> {
+        self.confirm_for(roots, Some(shortened(reason).to_owned()), now_unix_s)
+    }
+
+    fn confirm_for(
+        &mut self,
+        roots: &Roots,
+        reason: Option<String>,
+        now_unix_s: u64,
+    ) -> Result<Held, SlotError> {
         let mut record = self.record_at(now_unix_s);
         let held = record.slots.confirm()?;
         self.load_for_trial(&held, roots)?;
-        record.note(What::Confirmed, held.clone(), None);
+        record.note(What::Confirmed, held.clone(), reason);
         self.save(record)?;
         self.collect()?;
         Ok(held)
@@ -372,7 +394,7 @@ impl<F: Files> Store<F> {
     ///
     /// # Errors
     /// As [`Store::load`], and [`SlotError`] for a damaged key list.
-    pub(super) fn load_for_trial(&self, held: &Held, roots: &Roots) -> Result<Bundle, SlotError> {
+    pub fn load_for_trial(&self, held: &Held, roots: &Roots) -> Result<Bundle, SlotError> {
         match self.key_list(roots) {
             Ok(known) => self.load_by(held, roots, known.as_ref()),
             Err(error) => Err(error),

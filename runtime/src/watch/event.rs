@@ -91,6 +91,17 @@ pub enum What {
         /// Why, for people.
         reason: String,
     },
+    /// Something happened to the models of the slots.
+    Model {
+        /// What.
+        step: ModelStep,
+        /// The model's name.
+        id: String,
+        /// Its version.
+        version: String,
+        /// Why, for people.
+        reason: Option<String>,
+    },
     /// The settings were read again.
     Reloaded {
         /// Whether they are in use now; all of them, or none.
@@ -117,6 +128,18 @@ pub enum What {
         /// The model.
         model: Model,
     },
+}
+
+/// What can happen to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelStep {
+    /// It scores the same faces as the model in use, which goes on to judge.
+    TrialStarted,
+    /// It judges from here on.
+    TookOver,
+    /// It was found bad, or given up by hand.
+    GivenUp,
 }
 
 /// What the last scores of a face come to.

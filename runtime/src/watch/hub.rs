@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::Event;
 use super::witness::{Judged, Looked, Witness};
+use crate::bundle::Manifest;
 use crate::gallery::Sample;
 
 /// Events that wait for an outlet.
@@ -49,6 +50,11 @@ impl Hub {
         }
         let looked = looked();
         wanting.for_each(|witness| witness.looked(&looked));
+    }
+
+    /// Tells the witnesses that another model judges.
+    pub fn change_model(&self, manifest: &Manifest) {
+        self.witnesses.borrow_mut().iter_mut().for_each(|witness| witness.model_changed(manifest));
     }
 
     /// Gives out a verdict, with what it rests on for the witnesses.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::event::{Health, Model, Stamp, What, in_s};
 use super::hub::Hub;
 use super::mailbox::{Mailbox, Post};
+use super::models::Models;
 use super::notify::Notifier;
 use super::pace::{Limits, Pace};
 use super::{Settings, Watcher, machine};
@@ -29,8 +30,6 @@ const MAX_AGE_NS: i64 = 1_000 * MS_NS;
 /// Time without a step of the feed after which the driver holds it up, and after which the program is better started
 /// anew.
 const HUNG_NS: (i64, i64) = (1_750 * MS_NS, 30_000 * MS_NS);
-/// Time for which a model has to run before it counts as one that runs well.
-const SETTLED_NS: i64 = 60_000 * MS_NS;
 /// How long the capturing thread may take to end.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -65,8 +64,8 @@ pub struct Surroundings<'a> {
     pub max_frames: Option<u64>,
     /// Reads the settings again: new parts, or what is wrong.
     pub remake: &'a mut dyn FnMut() -> Result<Parts, String>,
-    /// Called once, when the model has run well for a while.
-    pub settled: &'a mut dyn FnMut(),
+    /// Who says which model judges.
+    pub models: &'a mut dyn Models,
 }
 
 /// How a run ended.
@@ -92,6 +91,7 @@ pub fn run(parts: Parts, around: &mut Surroundings) -> Result<Outcome, EngineErr
     loop {
         let mut run = Run::new(parts);
         let end = run.watch(around, std::mem::take(&mut is_first));
+        let shadow = run.watcher.shadow.take();
         let ended = run.end(around, matches!(end, Ok(End::Over { is_interrupted: true, .. })))?;
         let mut outcome = ended;
         if let Some(before) = before.take() {
@@ -106,6 +106,7 @@ pub fn run(parts: Parts, around: &mut Surroundings) -> Result<Outcome, EngineErr
             End::Remade(new) => {
                 before = Some(outcome);
                 parts = *new;
+                parts.watcher.shadow = shadow;
             }
         }
     }
@@ -148,8 +149,6 @@ struct Run {
     looks: (u64, i64),
     measured: (i64, i64),
     since: Since,
-    start: Instant,
-    has_settled: bool,
     latest: Post,
 }
 
@@ -184,8 +183,6 @@ impl Run {
             looks: (0, 0),
             measured: (Monotonic.now_ns(), machine::cpu_ns()),
             since: Since { at_ns: now_ns, cpu_ns: machine::cpu_ns(), n_frames: 0 },
-            start: Instant::now(),
-            has_settled: false,
             settings,
             latest: Post::default(),
         }
@@ -225,7 +222,7 @@ impl Run {
                 self.consider(&shot, around.hub)?;
             }
             self.look_for_an_absence(around.hub)?;
-            self.adapt(around);
+            self.adapt(around)?;
             if let Some(every) = around.notifier.watchdog
                 && is_said.elapsed() >= every / 3
                 && Monotonic.now_ns() - self.step.1 < HUNG_NS.1
@@ -329,7 +326,7 @@ impl Run {
     }
 
     /// Adapts the pace, and tells of the program's health when that is due.
-    fn adapt(&mut self, around: &mut Surroundings) {
+    fn adapt(&mut self, around: &mut Surroundings) -> Result<(), EngineError> {
         let now_ns = Monotonic.now_ns();
         if now_ns - self.measured.0 >= MEASURE_NS {
             let cpu_ns = machine::cpu_ns();
@@ -340,16 +337,24 @@ impl Run {
             }
             self.measured = (now_ns, cpu_ns);
             self.looks = (0, 0);
-            let ran_ns = i64::try_from(self.start.elapsed().as_nanos()).unwrap_or(i64::MAX);
-            if !self.has_settled && ran_ns >= SETTLED_NS && self.watcher.n_scored > 0 {
-                self.has_settled = true;
-                (around.settled)();
-            }
+            self.tend(around)?;
         }
         if self.now_ns() - self.since.at_ns >= i64::from(self.settings.health_s) * 1_000 * MS_NS {
             let health = self.health(around.hub);
             self.publish(around.hub, What::Health(Box::new(health)));
         }
+        Ok(())
+    }
+
+    /// Lets models begin a trial, take over, or be given up.
+    fn tend(&mut self, around: &mut Surroundings) -> Result<(), EngineError> {
+        let Some(turn) = around.models.tend(&mut self.watcher.shadow) else { return Ok(()) };
+        if let Some(successor) = turn.successor {
+            self.watcher.take_over(successor, &self.stamp, self.now_ns(), around.hub)?;
+            around.hub.change_model(self.watcher.manifest());
+        }
+        self.publish(around.hub, turn.what);
+        Ok(())
     }
 
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]

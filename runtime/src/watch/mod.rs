@@ -10,12 +10,15 @@ pub mod lines;
 pub mod live;
 mod machine;
 pub mod mailbox;
+pub mod models;
 pub mod notify;
 pub mod pace;
 mod settings;
+mod shadow;
 mod watcher;
 pub mod witness;
 
 pub use event::Event;
 pub use settings::Settings;
+pub use shadow::Shadow;
 pub use watcher::{Latencies, Watcher};

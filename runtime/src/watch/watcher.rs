@@ -1,10 +1,13 @@
 //! Frames to events: who is in view, and what the last scores of each come to. Time is an argument.
 
+use std::time::Instant;
+
 use image::RgbImage;
 
 use super::Settings;
 use super::event::{Running, Stamp, What, bbox, in_s, score};
 use super::hub::Hub;
+use super::shadow::{Ours, Shadow};
 use super::witness::{Looked, Seen};
 use crate::bundle::{Bundle, Manifest};
 use crate::classify::Classifier;
@@ -117,6 +120,8 @@ pub struct Watcher {
     pub stopwatch: Stopwatch,
     /// Since they were last taken.
     pub latencies: Latencies,
+    /// A candidate that scores the same faces.
+    pub shadow: Option<Shadow>,
 }
 
 impl Watcher {
@@ -131,10 +136,8 @@ impl Watcher {
         bundle: &Bundle,
     ) -> Result<Self, EngineError> {
         let manifest = bundle.manifest().clone();
-        let input = &manifest.input;
-        let look = Look { size_px: input.size_px, margin: input.margin, min_face_px: manifest.min_face_px };
         Ok(Watcher {
-            follower: Follower::new(engine, detect, follow::Settings::default(), look)?,
+            follower: Follower::new(engine, detect, follow::Settings::default(), look(&manifest))?,
             classifier: Classifier::new(engine, &manifest, bundle.model())?,
             manifest,
             pursuit: Pursuit::default(),
@@ -146,12 +149,32 @@ impl Watcher {
             n_searched: 0,
             stopwatch: Stopwatch::default(),
             latencies: Latencies::default(),
+            shadow: None,
         })
     }
 
     /// What the bundle says of itself.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Lets another model take over between two frames. All faces are over with the one before, and appear anew: no verdict
+    /// rests on scores of two models.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the network before fails.
+    pub fn take_over(
+        &mut self,
+        successor: Shadow,
+        stamp: &Stamp,
+        now_ns: i64,
+        hub: &Hub,
+    ) -> Result<(), EngineError> {
+        self.leave(stamp, now_ns, hub)?;
+        let (classifier, manifest) = successor.into_parts();
+        self.follower.set_look(look(&manifest));
+        (self.classifier, self.manifest) = (classifier, manifest);
+        Ok(())
     }
 
     /// Faces in view or remembered.
@@ -205,8 +228,10 @@ impl Watcher {
         }
         // The crops of this frame: those in the gallery, and those only for the window.
         let rules = self.manifest.rules();
+        let mut shadowed = Vec::new();
         for sighting in &sightings {
             let track_id = sighting.track_id;
+            let start = Instant::now();
             let scored = match self.pursuit.album_mut(track_id) {
                 Some(album) => {
                     let unscored = album.samples_mut().iter_mut().filter(|sample| sample.score.is_none());
@@ -219,7 +244,17 @@ impl Watcher {
             let Some(sample) = found else { continue };
             self.n_scored += 1;
             if let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) {
+                let time_s = start.elapsed().as_secs_f32();
                 person.enter(sample, &rules, &mut self.latencies, (stamp, now_ns()), hub);
+                shadowed.extend(sample.score.map(|score| {
+                    let verdict = person.judge(&rules).verdict;
+                    (track_id, sample.bbox, Ours { score, verdict, time_s })
+                }));
+            }
+        }
+        if let Some(shadow) = &mut self.shadow {
+            for (track_id, bbox, ours) in shadowed {
+                shadow.look(self.pursuit.picture(), track_id, &bbox, ours);
             }
         }
         hub.look(|| {
@@ -251,6 +286,9 @@ impl Watcher {
         let (track_id, start_ns, end_ns, last_bbox) =
             (album.track_id, album.start_ns, album.end_ns, album.bbox);
         self.people.retain(|person| person.track_id != track_id);
+        if let Some(shadow) = &mut self.shadow {
+            shadow.forget(track_id);
+        }
         let mut samples = album.into_window();
         score_each(
             &mut self.classifier,
@@ -296,6 +334,12 @@ fn score_each<'a>(
         sample.score = Some(*value);
     }
     Ok(unscored.pop().map(|sample| &*sample))
+}
+
+/// What a model wants to see of a face.
+fn look(manifest: &Manifest) -> Look {
+    let input = &manifest.input;
+    Look { size_px: input.size_px, margin: input.margin, min_face_px: manifest.min_face_px }
 }
 
 fn longest(of: &mut Option<i64>, ns: i64) {

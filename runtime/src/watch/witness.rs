@@ -6,6 +6,7 @@ use image::RgbImage;
 
 use super::Event;
 use super::event::Running;
+use crate::bundle::Manifest;
 use crate::gallery::Sample;
 use crate::geom::Rect;
 
@@ -18,6 +19,9 @@ pub trait Witness {
 
     /// A frame was searched.
     fn looked(&mut self, _looked: &Looked<'_>) {}
+
+    /// Another model judges from here on.
+    fn model_changed(&mut self, _manifest: &Manifest) {}
 
     /// A face has another verdict, or its last one.
     fn judged(&mut self, _judged: &Judged<'_>) {}
