@@ -1,7 +1,7 @@
 //! `candor watch`: a camera, a pipe or a clip in, events out.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,9 +14,10 @@ use candor::camera::clock::Monotonic;
 use candor::camera::{self, Feed, Layout, Linux, Player, RawPipe, Supervisor, Wanted};
 use candor::config::Config;
 use candor::engine::Engine;
+use candor::outlet::{self, Outlets};
 use candor::report::table;
 use candor::source;
-use candor::watch::event::Event;
+use candor::watch::event::{Event, Model};
 use candor::watch::hub::Hub;
 use candor::watch::lines::{RotatingFile, write_all};
 use candor::watch::live::{self, MakeFeed, Parts, Surroundings};
@@ -73,6 +74,9 @@ fn watch(args: &Watch) -> Result<u8, String> {
 
     let mut hub = Hub::new(args.unpaced);
     let printing = outlet(hub.subscribe(), Box::new(io::stdout()), "standard output");
+    let model = Model::of(bundle.manifest());
+    let telling = Outlets::start(hub.subscribe(), &config.outlets, model, Path::new(outlet::led::LEDS))
+        .map_err(|error| error.to_string())?;
     let logging = log.map(|file| outlet(hub.subscribe(), Box::new(file), "the log"));
     let mut trial = trial;
     let mut used = config.clone();
@@ -84,6 +88,8 @@ fn watch(args: &Watch) -> Result<u8, String> {
         let engine = Engine::new(&new.engine).map_err(|error| error.to_string())?;
         let watcher = Watcher::new(&engine, new.detect, &new.watch, &bundle);
         let made = parts(args, &new, watcher.map_err(|error| error.to_string())?);
+        // Last: what is refused changes nothing.
+        telling.change(&new.outlets).map_err(|error| error.to_string())?;
         used = new;
         Ok(made)
     };
@@ -108,6 +114,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     if !wait(printing) {
         code = exit::NOT_WRITTEN;
     }
+    telling.end(GOODBYE);
     if let Some(logging) = logging
         && !wait(logging)
     {
