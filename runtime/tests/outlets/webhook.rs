@@ -50,7 +50,7 @@ fn whatever_the_server_does_every_event_arrives_once_and_in_order() {
     ];
     let server = Server::start("127.0.0.1:0", &script, None);
     let url = format!("url = \"http://{}/hook?a=b\"\n", server.address);
-    let text = format!("[outlets.webhook]\n{url}timeout_ms = 300\n{SOON}");
+    let text = format!("[outlets.webhook]\n{url}timeout_ms = 5000\n{SOON}");
     let station = Station::new(&settings(folder.path(), &text));
     station.appear(1..41);
     assert_eq!(taken(&server, 40), (1..=40).collect::<Vec<_>>());
