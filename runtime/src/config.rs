@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::detect;
 use crate::engine;
 use crate::evidence;
+use crate::outlet;
 use crate::pipeline;
 use crate::slot;
 use crate::watch;
@@ -38,6 +39,8 @@ pub enum ConfigError {
 pub struct Config {
     /// How faces are looked for.
     pub detect: detect::Settings,
+    /// Whom events are told.
+    pub outlets: outlet::Settings,
     /// How networks are run.
     pub engine: engine::Settings,
     /// How often.
@@ -115,6 +118,7 @@ impl Config {
             "at least 16777216",
             most.to_string(),
         )?;
+        self.outlets.check().map_err(|(key, expected, found)| ConfigError::Range { key, expected, found })?;
         let slots = &self.slots;
         let boots = (1..=100).contains(&slots.trial_boots);
         check(boots, "slots.trial_boots", "1..=100", slots.trial_boots.to_string())?;
@@ -202,6 +206,28 @@ mod tests {
             ("[watch]\nmax_temperature_c = nan", "watch.max_temperature_c"),
             ("[watch]\nencoding = \"h264\"", "h264"),
             ("[evidence]\nmax_bytes = 4096", "evidence.max_bytes"),
+            ("[outlets]\nspool_max_bytes = 4096", "outlets.spool_max_bytes"),
+            ("[outlets.webhook]\nurl = \"https://h/\"", "outlets.spool"),
+            ("[outlets]\nspool = \"s\"\n[outlets.webhook]\nurl = \"ftp://h/\"", "outlets.webhook.url"),
+            (
+                "[outlets]\nspool = \"s\"\n[outlets.webhook]\nurl = \"https://h/\"\nretry_max_ms = 9",
+                "retry_max_ms",
+            ),
+            (
+                "[outlets]\nspool = \"s\"\n[outlets.webhook]\nurl = \"https://h/\"\nevents = [\"scores\"]",
+                "scores",
+            ),
+            ("[outlets.webhook]\nspool = \"s\"", "spool"),
+            (
+                "[outlets]\nspool = \"s\"\n[outlets.mqtt]\nhost = \"h\"\nprefix = \"a/#\"",
+                "outlets.mqtt.prefix",
+            ),
+            ("[outlets]\nspool = \"s\"\n[outlets.mqtt]\nhost = \"h\"\ncert_file = \"c\"", "cert_file"),
+            ("[outlets]\nspool = \"s\"\n[outlets.mqtt]\nhost = \"h\"\npassword = \"p\"", "password"),
+            ("[outlets.alert]\ncommand = []", "outlets.alert.command"),
+            ("[outlets.alert]\ncommand = \"ring\"", "command"),
+            ("[outlets.led]\nname = \"../x\"", "outlets.led.name"),
+            ("[outlets]\ndevice_id = \"a b\"", "outlets.device_id"),
             ("[slots]\ntrial_boots = 0", "slots.trial_boots"),
             ("[slots]\nmax_time_ratio = nan", "slots.max_time_ratio"),
             ("[slots]\nshadow_looks = 0", "slots.shadow_looks"),

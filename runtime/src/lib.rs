@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod gallery;
 pub mod geom;
 pub mod memory;
+pub mod outlet;
 pub mod pipeline;
 pub mod preprocess;
 pub mod report;

@@ -1,7 +1,7 @@
 //! `candor watch`: a camera, a pipe or a clip in, events out.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Receiver;
@@ -14,11 +14,12 @@ use candor::camera::clock::Monotonic;
 use candor::camera::{self, Feed, Layout, Linux, Player, RawPipe, Supervisor, Wanted};
 use candor::config::Config;
 use candor::engine::Engine;
-use candor::evidence::entry::Model;
+use candor::evidence::entry;
 use candor::evidence::{About, Log, device_key, record};
+use candor::outlet::{self, Outlets};
 use candor::report::table;
 use candor::source;
-use candor::watch::event::Event;
+use candor::watch::event::{Event, Model};
 use candor::watch::hub::Hub;
 use candor::watch::lines::{RotatingFile, write_all};
 use candor::watch::live::{self, MakeFeed, Parts, Surroundings};
@@ -78,6 +79,9 @@ fn watch(args: &Watch) -> Result<u8, String> {
 
     let mut hub = Hub::new(args.unpaced);
     let printing = outlet(hub.subscribe(), Box::new(io::stdout()), "standard output");
+    let model = Model::of(bundle.manifest());
+    let telling = Outlets::start(hub.subscribe(), &config.outlets, model, Path::new(outlet::led::LEDS))
+        .map_err(|error| error.to_string())?;
     let logging = log.map(|file| outlet(hub.subscribe(), Box::new(file), "the log"));
     let evidence = evidence(&config, &bundle)?.map(|log| {
         let (recorder, settle, thread) = record(log, args.unpaced);
@@ -102,6 +106,8 @@ fn watch(args: &Watch) -> Result<u8, String> {
         let bundle = bundle.lock().unwrap_or_else(PoisonError::into_inner);
         let watcher = Watcher::new(&engine, new.detect, &new.watch, &bundle);
         let made = parts(args, &new, watcher.map_err(|error| error.to_string())?);
+        // Last: what is refused changes nothing.
+        telling.change(&new.outlets).map_err(|error| error.to_string())?;
         if let Some((settle, _)) = &evidence {
             settle.settings(as_text(&new));
         }
@@ -127,6 +133,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let recording = evidence.map(|(_, thread)| (thread, LAST_ENTRIES));
     let mut code = 0;
     let outlets = [Some((printing, GOODBYE)), logging.map(|thread| (thread, GOODBYE)), recording];
+    telling.end(GOODBYE);
     for (outlet, patience) in outlets.into_iter().flatten() {
         if !wait(outlet, patience) {
             code = exit::NOT_WRITTEN;
@@ -225,7 +232,7 @@ fn evidence(config: &Config, bundle: &Bundle) -> Result<Option<Log>, String> {
     let key = settings.key.clone().unwrap_or_else(|| folder.join("device.key"));
     let key = device_key(&key).map_err(|error| error.to_string())?;
     log::info!("evidence log: signed by {}", PublicKey::of(&key));
-    let about = About { model: Model::of(bundle.manifest()), settings: as_text(config) };
+    let about = About { model: entry::Model::of(bundle.manifest()), settings: as_text(config) };
     Log::open(folder, key, about, settings.max_bytes).map(Some).map_err(|error| error.to_string())
 }
 

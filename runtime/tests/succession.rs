@@ -115,7 +115,7 @@ impl Device {
 
     fn expect_step(&mut self, step: &str, version: &str) -> (String, Vec<Value>) {
         let (event, before) = self.next("model");
-        assert_eq!((&event["step"], &event["version"]), (&step.into(), &version.into()), "{event}");
+        assert_eq!((&event["step"], &event["model"]["version"]), (&step.into(), &version.into()), "{event}");
         (event["reason"].as_str().unwrap_or_default().to_owned(), before)
     }
 

@@ -13,6 +13,8 @@ use crate::verdict::{Judgement, Verdict};
 pub struct Event {
     /// Version of the schema.
     pub schema: u32,
+    /// Given by the hub: no other event ever has it.
+    pub id: String,
     /// The device or the clip, as it was named.
     pub file: String,
     /// Seconds since watching began.
@@ -95,10 +97,8 @@ pub enum What {
     Model {
         /// What.
         step: ModelStep,
-        /// The model's name.
-        id: String,
-        /// Its version.
-        version: String,
+        /// The model; its status is `unknown` where it could not be read.
+        model: Model,
         /// Why, for people.
         reason: Option<String>,
     },
@@ -248,6 +248,7 @@ impl Stamp {
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Event {
             schema: SCHEMA,
+            id: String::new(),
             file: self.file.clone(),
             at_s: seconds(now_ns.saturating_sub(self.start_ns)),
             unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::Event;
+use super::machine::random;
 use super::witness::{Judged, Looked, Witness};
 use crate::bundle::Manifest;
 use crate::gallery::Sample;
@@ -14,8 +15,10 @@ use crate::gallery::Sample;
 const QUEUE: usize = 1024;
 
 /// Gives every event to every outlet, and shows every witness what there is to see.
-#[derive(Default)]
 pub struct Hub {
+    /// First part of the events' ids.
+    run: String,
+    n_events: AtomicU64,
     witnesses: RefCell<Vec<Box<dyn Witness>>>,
     outlets: Vec<SyncSender<Arc<Event>>>,
     /// Where nothing may be lost, the watching waits for the outlets.
@@ -26,7 +29,14 @@ pub struct Hub {
 impl Hub {
     /// Without outlets.
     pub fn new(is_lossless: bool) -> Self {
-        Hub { is_lossless, ..Hub::default() }
+        Hub {
+            run: format!("{:016x}", random()),
+            n_events: AtomicU64::new(0),
+            witnesses: RefCell::default(),
+            outlets: Vec::new(),
+            is_lossless,
+            n_lost: AtomicU64::new(0),
+        }
     }
 
     /// Another outlet: what it receives are the events from now on, until the hub is dropped.
@@ -59,7 +69,7 @@ impl Hub {
 
     /// Gives out a verdict, with what it rests on for the witnesses.
     pub fn judge(&self, event: Event, scores: &[f32], samples: &[Sample]) {
-        let event = Arc::new(event);
+        let event = self.identified(event);
         let judged = Judged { event: &event, scores, samples };
         self.witnesses.borrow_mut().iter_mut().for_each(|witness| witness.judged(&judged));
         self.give(&event);
@@ -67,7 +77,14 @@ impl Hub {
 
     /// Gives out an event. An outlet whose queue is full, or that has ended, goes without.
     pub fn publish(&self, event: Event) {
-        self.give(&Arc::new(event));
+        self.give(&self.identified(event));
+    }
+
+    /// The event with an id that no other has: the run's and its own number, from 1.
+    fn identified(&self, mut event: Event) -> Arc<Event> {
+        let n = self.n_events.fetch_add(1, Ordering::Relaxed) + 1;
+        event.id = format!("{}-{n}", self.run);
+        Arc::new(event)
     }
 
     fn give(&self, event: &Arc<Event>) {
@@ -104,6 +121,15 @@ mod tests {
         }
         assert_eq!(hub.n_lost(), 5);
         drop(hub);
-        assert_eq!(slow.iter().count(), QUEUE);
+        let ids: Vec<String> = slow.iter().map(|event| event.id.clone()).collect();
+        assert_eq!(ids.len(), QUEUE);
+        let number = |id: &String| id.split_once('-').unwrap().1.parse::<usize>().unwrap();
+        assert!(ids.iter().map(number).eq(1..=QUEUE), "{ids:?}");
+        assert!(ids.iter().all(|id| id[..17] == ids[0][..17]), "{ids:?}");
+
+        let mut other = Hub::new(false);
+        let events = other.subscribe();
+        other.publish(stamp.event(0, What::FaceAppeared { track_id: 1, bbox: [0.0; 4] }));
+        assert_ne!(events.recv().unwrap().id, ids[0], "another run");
     }
 }

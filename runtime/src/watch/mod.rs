@@ -8,7 +8,7 @@ pub mod event;
 pub mod hub;
 pub mod lines;
 pub mod live;
-mod machine;
+pub(crate) mod machine;
 pub mod mailbox;
 pub mod models;
 pub mod notify;

@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Shadow;
-use super::event::{ModelStep, What};
-use crate::bundle::{Bundle, Digest, Manifest, Roots};
+use super::event::{Model, ModelStep, What};
+use crate::bundle::{Bundle, Digest, Roots};
 use crate::engine::Engine;
 use crate::slot::{Alike, Boot, Folder, Held, Settings, Slot, SlotError, Store, TrialLock, Unlike, try_out};
 
@@ -44,13 +44,10 @@ enum News {
     /// A candidate is loaded and has passed its self-test.
     Beside(Box<Shadow>),
     /// The candidate takes over, or the given model does.
-    TakeOver { name: Name, reason: String, successor: Option<Box<Shadow>> },
+    TakeOver { model: Model, reason: String, successor: Option<Box<Shadow>> },
     /// The candidate is given up.
-    GivenUp { name: Name, reason: String },
+    GivenUp { model: Model, reason: String },
 }
-
-/// A model's id and version.
-type Name = (String, String);
 
 /// The models of the slots' folder.
 pub struct Succession {
@@ -114,21 +111,21 @@ impl Models for Succession {
         {
             self.is_reported = reports.send(outcome).is_ok();
         }
-        let say = |step, (id, version): Name, reason| What::Model { step, id, version, reason };
+        let say = |step, model, reason| What::Model { step, model, reason };
         Some(match self.news.try_recv().ok()? {
             News::Beside(candidate) => {
-                let name = of(candidate.manifest());
+                let model = Model::of(candidate.manifest());
                 self.is_reported = false;
                 *shadow = Some(*candidate);
-                Turn { what: say(ModelStep::TrialStarted, name, None), successor: None }
+                Turn { what: say(ModelStep::TrialStarted, model, None), successor: None }
             }
-            News::TakeOver { name, reason, successor } => {
+            News::TakeOver { model, reason, successor } => {
                 let successor = successor.map(|successor| *successor).or_else(|| shadow.take());
-                Turn { what: say(ModelStep::TookOver, name, Some(reason)), successor }
+                Turn { what: say(ModelStep::TookOver, model, Some(reason)), successor }
             }
-            News::GivenUp { name, reason } => {
+            News::GivenUp { model, reason } => {
                 *shadow = None;
-                Turn { what: say(ModelStep::GivenUp, name, Some(reason)), successor: None }
+                Turn { what: say(ModelStep::GivenUp, model, Some(reason)), successor: None }
             }
         })
     }
@@ -203,9 +200,9 @@ impl Keeper {
                 .into_iter()
                 .any(|name| matches!(slots.slot(name), Slot::Trial { held, .. } if held.digest == digest));
             if !goes_on {
-                let name = named(&trial.held);
+                let model = Model::of(trial.bundle.manifest());
                 self.trial = None;
-                self.tell(News::GivenUp { name, reason: "its trial was ended by hand".to_owned() });
+                self.tell(News::GivenUp { model, reason: "its trial was ended by hand".to_owned() });
             }
             return Ok(());
         }
@@ -234,11 +231,11 @@ impl Keeper {
         });
         match ready {
             Ok((bundle, shadow)) => {
-                let name = of(bundle.manifest());
+                let model = Model::of(bundle.manifest());
                 self.running = held.map(|held| held.digest);
                 *self.current.lock().unwrap_or_else(PoisonError::into_inner) = bundle;
                 let reason = "it is the current one now".to_owned();
-                self.tell(News::TakeOver { name, reason, successor: Some(Box::new(shadow)) });
+                self.tell(News::TakeOver { model, reason, successor: Some(Box::new(shadow)) });
             }
             Err(reason) => {
                 log::error!("{reason}; the model in use stays");
@@ -257,7 +254,7 @@ impl Keeper {
         };
         let mut store = Store::open(folder)?;
         let Boot::Trial(held) = store.boot(self.settings.trial_boots, now())? else { return Ok(()) };
-        let name = named(&held);
+        let model = Model { id: held.id.clone(), version: held.version.clone(), status: "unknown" };
         let loaded = store.load_for_trial(&held, &self.roots);
         drop(store);
         let ready = loaded.map_err(|error| error.to_string()).and_then(|bundle| {
@@ -273,7 +270,7 @@ impl Keeper {
             }
             Err(reason) => {
                 self.store()?.fail(&held, &reason, now())?;
-                self.tell(News::GivenUp { name, reason });
+                self.tell(News::GivenUp { model, reason });
             }
         }
         Ok(())
@@ -282,14 +279,14 @@ impl Keeper {
     /// The candidate was seen often enough.
     fn settle(&mut self, outcome: Result<Alike, Unlike>) -> Result<(), SlotError> {
         let Some(trial) = self.trial.take() else { return Ok(()) };
-        let name = named(&trial.held);
+        let model = Model::of(trial.bundle.manifest());
         let mut store = self.store()?;
         let alike = match outcome {
             Ok(alike) => alike,
             Err(unlike) => {
                 let reason = unlike.to_string();
                 store.fail(&trial.held, &reason, now())?;
-                self.tell(News::GivenUp { name, reason });
+                self.tell(News::GivenUp { model, reason });
                 return Ok(());
             }
         };
@@ -307,20 +304,12 @@ impl Keeper {
             Ok(held) => {
                 self.running = Some(held.digest);
                 *self.current.lock().unwrap_or_else(PoisonError::into_inner) = trial.bundle;
-                self.tell(News::TakeOver { name, reason, successor: None });
+                self.tell(News::TakeOver { model, reason, successor: None });
             }
-            Err(error) => self.tell(News::GivenUp { name, reason: error.to_string() }),
+            Err(error) => self.tell(News::GivenUp { model, reason: error.to_string() }),
         }
         Ok(())
     }
-}
-
-fn named(held: &Held) -> Name {
-    (held.id.clone(), held.version.clone())
-}
-
-fn of(manifest: &Manifest) -> Name {
-    (manifest.id.clone(), manifest.version.clone())
 }
 
 /// Seconds since 1970 by the system's clock; 0 for one that is before that.

@@ -1,0 +1,134 @@
+//! Events and state to an MQTT broker: MQTT 3.1.1, QoS 1, one event at a time, the next when the broker has this one.
+
+mod connection;
+mod discovery;
+mod packet;
+
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::line::{Line, Next};
+use super::secret::{self, SecretError};
+use super::settings::Mqtt;
+use crate::watch::event::Model;
+use connection::{Broker, Connection, MqttError};
+use packet::Connect;
+
+/// How often an idle connection is looked after.
+const SLICE: Duration = Duration::from_millis(500);
+/// The shortest time between two states: only the newest matters.
+const STATE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where things are published.
+#[derive(Debug)]
+struct Topics {
+    availability: String,
+    state: String,
+    events: String,
+}
+
+/// Publishes events and state.
+pub(super) struct Sender {
+    settings: Mqtt,
+    broker: Broker,
+    password: Option<String>,
+    client_id: String,
+    topics: Topics,
+    discovery: Vec<(String, Vec<u8>)>,
+}
+
+impl Sender {
+    /// Reads all that `settings` name.
+    pub(super) fn new(settings: &Mqtt, device_id: &str, model: &Model) -> Result<Self, SecretError> {
+        let own = settings.cert_file.as_deref().zip(settings.key_file.as_deref());
+        let tls = if settings.tls { Some(secret::tls(settings.ca_file.as_deref(), own)?) } else { None };
+        let password = settings.password_file.as_deref().map(secret::line).transpose()?;
+        if !settings.tls && password.is_some() {
+            log::warn!("outlets.mqtt: the password goes without TLS, readable for all on the way");
+        }
+        let topic = |name: &str| format!("{}/{device_id}/{name}", settings.prefix);
+        let topics =
+            Topics { availability: topic("availability"), state: topic("state"), events: topic("events") };
+        let discovery = match settings.discovery_prefix.as_str() {
+            "" => Vec::new(),
+            prefix => discovery::entities(prefix, device_id, &topics, model),
+        };
+        Ok(Sender {
+            broker: Broker {
+                host: settings.host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+                port: settings.port(),
+                tls,
+                timeout: Duration::from_millis(u64::from(settings.timeout_ms)),
+            },
+            settings: settings.clone(),
+            password,
+            client_id: format!("candor-{device_id}"),
+            topics,
+            discovery,
+        })
+    }
+
+    /// Sends what `line` has until it is told to end.
+    pub(super) fn run(&self, line: &Line, generation: u64) {
+        let mut backoff = Backoff::new(self.settings.retry_ms, self.settings.retry_max_ms);
+        let mut is_failing = false;
+        loop {
+            let Err(error) = self.session(line, generation, &mut backoff, &mut is_failing) else { return };
+            if !std::mem::replace(&mut is_failing, true) {
+                log::warn!("mqtt: {error}; events wait until it works");
+            }
+            if !line.wait_after_failure(generation, backoff.pause()) {
+                return;
+            }
+        }
+    }
+
+    /// One connection, from its start to its end in good order.
+    fn session(
+        &self,
+        line: &Line,
+        generation: u64,
+        backoff: &mut Backoff,
+        is_failing: &mut bool,
+    ) -> Result<(), MqttError> {
+        let mut connection = Connection::open(
+            &self.broker,
+            &Connect {
+                client_id: &self.client_id,
+                keep_alive_s: self.settings.keep_alive_s,
+                will: (&self.topics.availability, b"offline"),
+                user: self.settings.user.as_deref(),
+                password: self.password.as_deref(),
+            },
+        )?;
+        for (topic, config) in &self.discovery {
+            connection.publish(topic, config, true)?;
+        }
+        connection.publish(&self.topics.availability, b"online", true)?;
+        if std::mem::replace(is_failing, false) {
+            log::warn!("mqtt: works again");
+        }
+        backoff.reset();
+        let mut shown = (0, None::<Instant>);
+        loop {
+            let may_show = shown.1.is_none_or(|at| at.elapsed() >= STATE_EVERY);
+            match line.next(generation, may_show.then_some(shown.0), SLICE) {
+                Next::State(version, state) => {
+                    connection.publish(&self.topics.state, &state, true)?;
+                    shown = (version, Some(Instant::now()));
+                }
+                Next::Record(number, event) => {
+                    connection.publish(&self.topics.events, &event, false)?;
+                    line.acknowledge(number);
+                }
+                Next::Nothing => connection.serve()?,
+                Next::End => break,
+            }
+        }
+        if let Some(state) = line.state_after(shown.0) {
+            connection.publish(&self.topics.state, &state, true)?;
+        }
+        connection.publish(&self.topics.availability, b"offline", true)?;
+        connection.close()
+    }
+}

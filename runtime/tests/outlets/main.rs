@@ -1,0 +1,11 @@
+//! Telling others, with peers that are away, slow, wrong and killed.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod alert;
+mod broker;
+mod events;
+mod mqtt;
+mod program;
+mod server;
+mod webhook;
