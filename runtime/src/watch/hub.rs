@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::Event;
+use super::event::Health;
 use super::witness::{Judged, Looked, Witness};
 use crate::gallery::Sample;
 
@@ -49,6 +50,15 @@ impl Hub {
         }
         let looked = looked();
         wanting.for_each(|witness| witness.looked(&looked));
+    }
+
+    /// Tells every witness that the watching goes on, and how the program is; `health` is asked once, or not at all.
+    pub fn pulse(&self, health: impl FnOnce() -> Health) {
+        let mut witnesses = self.witnesses.borrow_mut();
+        if !witnesses.is_empty() {
+            let health = health();
+            witnesses.iter_mut().for_each(|witness| witness.pulse(&health));
+        }
     }
 
     /// Gives out a verdict, with what it rests on for the witnesses.

@@ -10,10 +10,9 @@ use crate::bundle::{Bundle, Manifest};
 use crate::classify::Classifier;
 use crate::detect;
 use crate::engine::{Engine, EngineError};
-use crate::follow::{self, Follower, Found, Look, Pursuit};
+use crate::follow::{self, Follower, Found, Look, Pursuit, Sighting};
 use crate::frame::Frame;
 use crate::gallery::{Album, Sample};
-use crate::geom::Rect;
 use crate::stopwatch::{Stage, Stopwatch};
 use crate::track::MAX_TRACKS;
 use crate::verdict::{Judgement, Rules, Verdict, WINDOW, judge_face, judge_file};
@@ -205,6 +204,7 @@ impl Watcher {
             }
         }
         // The crops of this frame: those in the gallery, and those only for the window.
+        let rules = self.manifest.rules();
         for sighting in &sightings {
             let track_id = sighting.track_id;
             let scored = match self.pursuit.album_mut(track_id) {
@@ -216,10 +216,21 @@ impl Watcher {
             };
             let extra = extras.iter_mut().filter(|(id, _)| *id == track_id).map(|(_, sample)| sample);
             let found = scored.or(score_each(&mut self.classifier, extra, &mut self.stopwatch)?);
-            let Some((value, at)) = found else { continue };
+            let Some(sample) = found else { continue };
             self.n_scored += 1;
-            self.tell(track_id, value, &at, pts_ns, stamp, now_ns(), out);
+            if let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) {
+                person.enter(sample, &rules, &mut self.latencies, (stamp, now_ns()), hub);
+            }
         }
+        hub.look(|| {
+            let seen = |sighting: &Sighting| {
+                let person = self.people.iter().find(|person| person.track_id == sighting.track_id);
+                let scored = person.filter(|person| !person.scores.is_empty());
+                let running = scored.map(|person| Running::new(&person.judge(&rules), person.scores.len()));
+                Seen { track_id: sighting.track_id, bbox: sighting.bbox, running }
+            };
+            Looked { picture: self.pursuit.picture(), faces: sightings.iter().map(seen).collect() }
+        });
         Ok(true)
     }
 
