@@ -13,6 +13,7 @@ use candor::bundle::{Bundle, Status};
 use candor::camera::clock::Monotonic;
 use candor::camera::{self, Feed, Layout, Linux, Player, RawPipe, Supervisor, Wanted};
 use candor::config::Config;
+use candor::dashboard::{Dashboard, Limits};
 use candor::engine::Engine;
 use candor::report::table;
 use candor::source;
@@ -74,12 +75,14 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let mut hub = Hub::new(args.unpaced);
     let printing = outlet(hub.subscribe(), Box::new(io::stdout()), "standard output");
     let logging = log.map(|file| outlet(hub.subscribe(), Box::new(file), "the log"));
+    let dashboard = dashboard(args, &config, &bundle, &mut hub)?;
     let mut trial = trial;
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;
-        if new.slots != used.slots || new.watch.log != used.watch.log {
-            return Err("[slots] and watch.log are read at a start only".to_owned());
+        let is_same = new.watch.log == used.watch.log && new.watch.dashboard == used.watch.dashboard;
+        if new.slots != used.slots || !is_same {
+            return Err("[slots], watch.log and [watch.dashboard] are read at a start only".to_owned());
         }
         let engine = Engine::new(&new.engine).map_err(|error| error.to_string())?;
         let watcher = Watcher::new(&engine, new.detect, &new.watch, &bundle);
@@ -104,6 +107,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let ended = live::run(parts(args, &config, watcher), &mut around);
     around.notifier.say("STOPPING=1");
     drop(hub);
+    drop(dashboard);
     let mut code = 0;
     if !wait(printing) {
         code = exit::NOT_WRITTEN;
@@ -138,23 +142,54 @@ fn watch(args: &Watch) -> Result<u8, String> {
     })
 }
 
+/// The page, where it is wanted.
+fn dashboard(
+    args: &Watch,
+    config: &Config,
+    bundle: &Bundle,
+    hub: &mut Hub,
+) -> Result<Option<Dashboard>, String> {
+    let settings = &config.watch.dashboard;
+    let Some(address) = settings.listen else { return Ok(None) };
+    let (kernels, file) = (config.engine.kernels, source_name(args, &config.watch));
+    let dashboard = Dashboard::start(settings, address, Limits::default(), &file, bundle, kernels, hub);
+    let dashboard = dashboard.map_err(|error| error.to_string())?;
+    eprintln!("candor: http://{}/", dashboard.address());
+    Ok(Some(dashboard))
+}
+
 /// What a run with these settings watches.
 fn parts(args: &Watch, config: &Config, watcher: Watcher) -> Parts {
     let (feed, file) = feed(args, &config.watch);
     Parts { watcher, feed, settings: config.watch.clone(), file, is_paced: !args.unpaced }
 }
 
+/// The camera that is watched.
+fn device(settings: &watch::Settings) -> PathBuf {
+    let first = || camera::devices().into_iter().next().map(|(path, _)| path);
+    settings.device.clone().or_else(first).unwrap_or_else(|| PathBuf::from("/dev/video0"))
+}
+
+/// The source, as events name it.
+fn source_name(args: &Watch, settings: &watch::Settings) -> String {
+    match &args.play {
+        _ if args.raw.is_some() => "-".to_owned(),
+        Some(path) => path.display().to_string(),
+        None => device(settings).display().to_string(),
+    }
+}
+
 fn feed(args: &Watch, settings: &watch::Settings) -> (MakeFeed, String) {
+    let file = source_name(args, settings);
     if let Some((encoding, width_px, height_px)) = args.raw {
         let stall_ms = settings.stall_ms;
         let make = move || -> Result<Box<dyn Feed>, String> {
             let layout = Layout::packed(encoding, width_px, height_px).map_err(|error| error.to_string())?;
             Ok(Box::new(RawPipe::new(io::stdin(), Monotonic, layout, stall_ms)))
         };
-        return (Box::new(make), "-".to_owned());
+        return (Box::new(make), file);
     }
     if let Some(path) = args.play.clone() {
-        let file = path.display().to_string();
         let (is_paced, n_rounds) = (!args.unpaced, args.repeat);
         let make = move || -> Result<Box<dyn Feed>, String> {
             let opening = Box::new(move || source::open(&path));
@@ -168,11 +203,8 @@ fn feed(args: &Watch, settings: &watch::Settings) -> (MakeFeed, String) {
         };
         return (Box::new(make), file);
     }
-    let first = || camera::devices().into_iter().next().map(|(path, _)| path);
-    let path = settings.device.clone().or_else(first).unwrap_or_else(|| PathBuf::from("/dev/video0"));
-    let file = path.display().to_string();
     let device = camera::Settings {
-        path,
+        path: device(settings),
         wanted: Wanted {
             width_px: settings.width_px,
             height_px: settings.height_px,
