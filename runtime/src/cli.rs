@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and the checked form of it.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -242,6 +243,7 @@ Examples:
   candor watch --list                         the cameras of this machine
   rpicam-vid -n -t 0 --width 1280 --height 720 --codec yuv420 -o - | candor watch --raw i420:1280x720
   candor watch --play call.mp4                a clip in the place of a camera, at its own pace
+  candor watch --dashboard                    and a page that shows it, http://127.0.0.1:8710/
 
 Every line is described in runtime/JSON.md. SIGHUP reads --config again, as a whole or not at all.
 
@@ -253,6 +255,9 @@ Exit codes:
   4  standard output could not be written
   130  stopped by Ctrl-C or SIGTERM; what was printed is complete
 The highest that applies counts, except that 130 comes before all others.";
+
+/// Where the dashboard is unless another address is named.
+const DASHBOARD: &str = "127.0.0.1:8710";
 
 /// Arguments of `candor watch`.
 #[derive(Debug, Args)]
@@ -290,6 +295,9 @@ pub(crate) struct Watch {
     /// Also write the lines to this file, which is begun anew when it is long.
     #[arg(long, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
+    /// Show it on a page at this address [default without one: 127.0.0.1:8710].
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = DASHBOARD)]
+    pub(crate) dashboard: Option<SocketAddr>,
     /// Which classifier, and what runs it.
     #[command(flatten)]
     pub(crate) networks: Networks,
@@ -322,6 +330,7 @@ impl Watch {
         if let Some(log) = &self.log {
             watch.log = Some(log.clone());
         }
+        watch.dashboard.listen = self.dashboard.or(watch.dashboard.listen);
         config.check()?;
         Ok(config)
     }

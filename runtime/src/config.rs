@@ -169,7 +169,25 @@ impl Config {
         let heat = (0.0..=150.0).contains(&w.max_temperature_c);
         check(heat, "watch.max_temperature_c", "0..=150", w.max_temperature_c.to_string())?;
         let log = w.log_max_bytes >= 4096;
-        check(log, "watch.log_max_bytes", "at least 4096", w.log_max_bytes.to_string())
+        check(log, "watch.log_max_bytes", "at least 4096", w.log_max_bytes.to_string())?;
+        let d = &w.dashboard;
+        let picture = (160..=1920).contains(&d.picture_px);
+        check(picture, "watch.dashboard.picture_px", "160..=1920", d.picture_px.to_string())?;
+        let pace = (1..=15).contains(&d.picture_hz);
+        check(pace, "watch.dashboard.picture_hz", "1..=15", d.picture_hz.to_string())?;
+        let (wrong, listen) = (d.wrong_host(), d.listen.map(|address| address.to_string()));
+        check(
+            wrong.is_none(),
+            "watch.dashboard.hosts",
+            "names of this device",
+            wrong.unwrap_or_default().into(),
+        )?;
+        check(
+            d.is_guarded(),
+            "watch.dashboard.listen",
+            "an address of this machine alone, or token_file beside it",
+            listen.unwrap_or_default(),
+        )
     }
 }
 
@@ -228,6 +246,11 @@ mod tests {
             ("[outlets.alert]\ncommand = \"ring\"", "command"),
             ("[outlets.led]\nname = \"../x\"", "outlets.led.name"),
             ("[outlets]\ndevice_id = \"a b\"", "outlets.device_id"),
+            ("[watch.dashboard]\nlisten = \"0.0.0.0:8710\"", "token_file"),
+            ("[watch.dashboard]\nlisten = \"localhost\"", "listen"),
+            ("[watch.dashboard]\npicture_hz = 0", "watch.dashboard.picture_hz"),
+            ("[watch.dashboard]\npicture_px = 4000", "watch.dashboard.picture_px"),
+            ("[watch.dashboard]\nhosts = [\"http://x\"]", "watch.dashboard.hosts"),
             ("[slots]\ntrial_boots = 0", "slots.trial_boots"),
             ("[slots]\nmax_time_ratio = nan", "slots.max_time_ratio"),
             ("[slots]\nshadow_looks = 0", "slots.shadow_looks"),

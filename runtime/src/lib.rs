@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod camera;
 pub mod classify;
 pub mod config;
+pub mod dashboard;
 pub mod detect;
 pub mod engine;
 pub mod evidence;

@@ -13,6 +13,7 @@ use candor::bundle::{Bundle, PublicKey, Status};
 use candor::camera::clock::Monotonic;
 use candor::camera::{self, Feed, Layout, Linux, Player, RawPipe, Supervisor, Wanted};
 use candor::config::Config;
+use candor::dashboard::{Dashboard, Limits};
 use candor::engine::Engine;
 use candor::evidence::entry;
 use candor::evidence::{About, Log, device_key, record};
@@ -89,6 +90,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
         (settle, thread)
     });
     let bundle = Arc::new(Mutex::new(bundle));
+    let dashboard = dashboard(args, &config, &bundle, &mut hub)?;
     let mut succession = match &config.slots.folder {
         Some(folder) if named.is_none() => {
             let roots = config.slots.roots().map_err(|error| error.to_string())?;
@@ -99,8 +101,12 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;
-        if new.slots != used.slots || new.watch.log != used.watch.log || new.evidence != used.evidence {
-            return Err("[slots], [evidence] and watch.log are read at a start only".to_owned());
+        let is_same = new.watch.log == used.watch.log
+            && new.watch.dashboard == used.watch.dashboard
+            && new.evidence == used.evidence;
+        if new.slots != used.slots || !is_same {
+            let fixed = "[slots], [evidence], watch.log and [watch.dashboard] are read at a start only";
+            return Err(fixed.to_owned());
         }
         let engine = Engine::new(&new.engine).map_err(|error| error.to_string())?;
         let bundle = bundle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,6 +136,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
         succession.end();
     }
     drop(hub);
+    drop(dashboard);
     let recording = evidence.map(|(_, thread)| (thread, LAST_ENTRIES));
     let mut code = 0;
     let outlets = [Some((printing, GOODBYE)), logging.map(|thread| (thread, GOODBYE)), recording];
@@ -156,23 +163,54 @@ fn watch(args: &Watch) -> Result<u8, String> {
     })
 }
 
+/// The page, where it is wanted.
+fn dashboard(
+    args: &Watch,
+    config: &Config,
+    bundle: &Arc<Mutex<Bundle>>,
+    hub: &mut Hub,
+) -> Result<Option<Dashboard>, String> {
+    let settings = &config.watch.dashboard;
+    let Some(address) = settings.listen else { return Ok(None) };
+    let (kernels, file) = (config.engine.kernels, source_name(args, &config.watch));
+    let dashboard = Dashboard::start(settings, address, Limits::default(), &file, bundle, kernels, hub);
+    let dashboard = dashboard.map_err(|error| error.to_string())?;
+    eprintln!("candor: http://{}/", dashboard.address());
+    Ok(Some(dashboard))
+}
+
 /// What a run with these settings watches.
 fn parts(args: &Watch, config: &Config, watcher: Watcher) -> Parts {
     let (feed, file) = feed(args, &config.watch);
     Parts { watcher, feed, settings: config.watch.clone(), file, is_paced: !args.unpaced }
 }
 
+/// The camera that is watched.
+fn device(settings: &watch::Settings) -> PathBuf {
+    let first = || camera::devices().into_iter().next().map(|(path, _)| path);
+    settings.device.clone().or_else(first).unwrap_or_else(|| PathBuf::from("/dev/video0"))
+}
+
+/// The source, as events name it.
+fn source_name(args: &Watch, settings: &watch::Settings) -> String {
+    match &args.play {
+        _ if args.raw.is_some() => "-".to_owned(),
+        Some(path) => path.display().to_string(),
+        None => device(settings).display().to_string(),
+    }
+}
+
 fn feed(args: &Watch, settings: &watch::Settings) -> (MakeFeed, String) {
+    let file = source_name(args, settings);
     if let Some((encoding, width_px, height_px)) = args.raw {
         let stall_ms = settings.stall_ms;
         let make = move || -> Result<Box<dyn Feed>, String> {
             let layout = Layout::packed(encoding, width_px, height_px).map_err(|error| error.to_string())?;
             Ok(Box::new(RawPipe::new(io::stdin(), Monotonic, layout, stall_ms)))
         };
-        return (Box::new(make), "-".to_owned());
+        return (Box::new(make), file);
     }
     if let Some(path) = args.play.clone() {
-        let file = path.display().to_string();
         let (is_paced, n_rounds) = (!args.unpaced, args.repeat);
         let make = move || -> Result<Box<dyn Feed>, String> {
             let opening = Box::new(move || source::open(&path));
@@ -186,11 +224,8 @@ fn feed(args: &Watch, settings: &watch::Settings) -> (MakeFeed, String) {
         };
         return (Box::new(make), file);
     }
-    let first = || camera::devices().into_iter().next().map(|(path, _)| path);
-    let path = settings.device.clone().or_else(first).unwrap_or_else(|| PathBuf::from("/dev/video0"));
-    let file = path.display().to_string();
     let device = camera::Settings {
-        path,
+        path: device(settings),
         wanted: Wanted {
             width_px: settings.width_px,
             height_px: settings.height_px,

@@ -11,10 +11,13 @@ const STAGES: [&str; 6] = ["source", "preprocess", "detect", "track", "classify"
 /// Where stages may meet, by the first part of a path below `src`.
 const MEETINGS: [&str; 6] = ["pipeline.rs", "follow.rs", "scan.rs", "watch", "report", "fuzzing.rs"];
 /// What else may name a stage: file, stage, why.
-const NAMED_ELSEWHERE: [(&str, &str, &str); 10] = [
+const NAMED_ELSEWHERE: [(&str, &str, &str); 13] = [
     ("camera", "source", "a camera's JPEG is read as a file's is, and a clip may take a camera's place"),
     ("bundle", "verdict", "a manifest holds the limits that a verdict is made by"),
     ("gallery.rs", "verdict", "a gallery keeps as many crops as a verdict rests on"),
+    ("dashboard", "classify", "a heat map of what a past verdict rests on"),
+    ("dashboard", "track", "as many faces are shown as can be followed"),
+    ("dashboard", "verdict", "verdicts are counted by kind"),
     ("config.rs", "detect", "the configuration holds the detector's settings"),
     ("slot", "classify", "a trial starts with the new classifier's golden outputs"),
     ("slot", "verdict", "a candidate's verdicts are compared with those of the model in use"),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::Event;
+use super::event::Health;
 use super::machine::random;
 use super::witness::{Judged, Looked, Witness};
 use crate::bundle::Manifest;
@@ -65,6 +66,15 @@ impl Hub {
     /// Tells the witnesses that another model judges.
     pub fn change_model(&self, manifest: &Manifest) {
         self.witnesses.borrow_mut().iter_mut().for_each(|witness| witness.model_changed(manifest));
+    }
+
+    /// Tells every witness that the watching goes on, and how the program is; `health` is asked once, or not at all.
+    pub fn pulse(&self, health: impl FnOnce() -> Health) {
+        let mut witnesses = self.witnesses.borrow_mut();
+        if !witnesses.is_empty() {
+            let health = health();
+            witnesses.iter_mut().for_each(|witness| witness.pulse(&health));
+        }
     }
 
     /// Gives out a verdict, with what it rests on for the witnesses.

@@ -118,7 +118,7 @@ enum End {
 }
 
 /// What is measured between two lines about health.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Since {
     at_ns: i64,
     cpu_ns: i64,
@@ -148,7 +148,9 @@ struct Run {
     n_late: u64,
     looks: (u64, i64),
     measured: (i64, i64),
+    /// Since the last line about health, and since witnesses were last told.
     since: Since,
+    pulse: Since,
     latest: Post,
 }
 
@@ -157,6 +159,7 @@ impl Run {
         let Parts { watcher, feed, settings, file, is_paced } = parts;
         let now_ns = if is_paced { Monotonic.now_ns() } else { 0 };
         let ms = |ms: u32| i64::from(ms) * MS_NS;
+        let since = Since { at_ns: now_ns, cpu_ns: machine::cpu_ns(), n_frames: 0 };
         let limits = Limits {
             interval_ns: (ms(settings.interval_ms), ms(settings.max_interval_ms)),
             n_cores: machine::n_cores() * f64::from(settings.cpu_share),
@@ -182,7 +185,8 @@ impl Run {
             n_late: 0,
             looks: (0, 0),
             measured: (Monotonic.now_ns(), machine::cpu_ns()),
-            since: Since { at_ns: now_ns, cpu_ns: machine::cpu_ns(), n_frames: 0 },
+            since,
+            pulse: since,
             settings,
             latest: Post::default(),
         }
@@ -337,11 +341,15 @@ impl Run {
             }
             self.measured = (now_ns, cpu_ns);
             self.looks = (0, 0);
+            around.hub.pulse(|| {
+                let (health, now) = self.health(&self.pulse, self.watcher.latencies, around.hub);
+                self.pulse = now;
+                health
+            });
             self.tend(around)?;
         }
         if self.now_ns() - self.since.at_ns >= i64::from(self.settings.health_s) * 1_000 * MS_NS {
-            let health = self.health(around.hub);
-            self.publish(around.hub, What::Health(Box::new(health)));
+            self.tell_health(around.hub);
         }
         Ok(())
     }
@@ -357,21 +365,28 @@ impl Run {
         Ok(())
     }
 
+    /// Publishes how the program is.
+    fn tell_health(&mut self, hub: &Hub) {
+        let latencies = std::mem::take(&mut self.watcher.latencies);
+        let (health, now) = self.health(&self.since, latencies, hub);
+        self.since = now;
+        self.publish(hub, What::Health(Box::new(health)));
+    }
+
+    /// How the program is, with rates since `since`; and from what the next ones count.
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-    fn health(&mut self, hub: &Hub) -> Health {
+    fn health(&self, since: &Since, latencies: super::Latencies, hub: &Hub) -> (Health, Since) {
         let (now_ns, cpu_ns) = (self.now_ns(), machine::cpu_ns());
         let counts = self.latest.counts;
-        let passed_ns = (now_ns - self.since.at_ns).max(1) as f64;
+        let passed_ns = (now_ns - since.at_ns).max(1) as f64;
         let to_3 = |value: f64| (value * 1e3).round() / 1e3;
-        let rate_hz = (counts.n_frames - self.since.n_frames) as f64 / (passed_ns / 1e9);
-        let share = (cpu_ns - self.since.cpu_ns) as f64 / passed_ns / machine::n_cores();
-        self.since = Since { at_ns: now_ns, cpu_ns, n_frames: counts.n_frames };
-        let latencies = std::mem::take(&mut self.watcher.latencies);
+        let rate_hz = (counts.n_frames - since.n_frames) as f64 / (passed_ns / 1e9);
+        let share = (cpu_ns - since.cpu_ns) as f64 / passed_ns / machine::n_cores();
         let stage_ms = Stage::ALL.into_iter().filter_map(|stage| {
             let (spent, runs) = self.watcher.stopwatch.spent(stage);
             (runs > 0).then(|| (stage.word(), to_3(1e3 * spent.as_secs_f64() / runs as f64)))
         });
-        Health {
+        let health = Health {
             state: self.state,
             counts,
             n_skipped: self.latest.n_skipped + self.n_late,
@@ -389,7 +404,8 @@ impl Run {
             stage_ms: stage_ms.collect(),
             n_events_lost: hub.n_lost(),
             model: Model::of(self.watcher.manifest()),
-        }
+        };
+        (health, Since { at_ns: now_ns, cpu_ns, n_frames: counts.n_frames })
     }
 
     /// Ends the capturing, and says what all came to.
@@ -407,8 +423,7 @@ impl Run {
         }
         let (now_ns, hub) = (self.now_ns(), around.hub);
         self.watcher.leave(&self.stamp, now_ns, hub)?;
-        let health = self.health(hub);
-        self.publish(hub, What::Health(Box::new(health)));
+        self.tell_health(hub);
         let judgement = self.watcher.judgement();
         self.publish(
             hub,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::camera::Encoding;
+use crate::dashboard;
 
 /// The section `[watch]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +48,8 @@ pub struct Settings {
     pub log_files: u32,
     /// Controls of the camera to set, by name: `brightness = 128`.
     pub controls: BTreeMap<String, i32>,
+    /// The page that shows it.
+    pub dashboard: dashboard::Settings,
 }
 
 impl Default for Settings {
@@ -70,6 +73,7 @@ impl Default for Settings {
             log_max_bytes: 16 << 20,
             log_files: 4,
             controls: BTreeMap::new(),
+            dashboard: dashboard::Settings::default(),
         }
     }
 }

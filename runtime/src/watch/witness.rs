@@ -5,7 +5,7 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use super::Event;
-use super::event::Running;
+use super::event::{Health, Running};
 use crate::bundle::Manifest;
 use crate::gallery::Sample;
 use crate::geom::Rect;
@@ -25,6 +25,9 @@ pub trait Witness {
 
     /// A face has another verdict, or its last one.
     fn judged(&mut self, _judged: &Judged<'_>) {}
+
+    /// The watching goes on: about once a second, whether or not frames come. Rates are since the last time.
+    fn pulse(&mut self, _health: &Health) {}
 }
 
 /// A frame that was searched.

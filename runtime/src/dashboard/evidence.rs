@@ -1,0 +1,234 @@
+//! The crops behind verdicts: chosen in the watching thread, kept as JPEG and PNG, bounded in number and in bytes.
+
+use std::collections::VecDeque;
+use std::io::Cursor;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use fast_image_resize::Resizer;
+use image::{ImageFormat, RgbImage};
+use serde::Serialize;
+
+use super::picture::{jpeg, shrunk};
+use crate::gallery::Sample;
+use crate::report::heat::typical;
+use crate::report::json::{rounded, seconds};
+use crate::watch::Event;
+use crate::watch::witness::Judged;
+
+/// Verdicts whose crops are kept.
+const MAX_VERDICTS: usize = 64;
+/// What they may take together, bytes.
+const MAX_BYTES: usize = 8 << 20;
+/// Verdicts whose crops wait to be encoded.
+const MAX_WAITING: usize = 4;
+/// Longer side of a crop on the page.
+const SIDE_PX: u32 = 224;
+const QUALITY: u8 = 85;
+const MEDIAN: &str = "median";
+
+/// A look that stands for a verdict.
+struct Pick {
+    what: &'static str,
+    score: f32,
+    pts_ns: i64,
+    crop: RgbImage,
+}
+
+/// What a verdict rests on, on its way.
+pub(super) struct Parcel {
+    event: Arc<Event>,
+    picks: Vec<Pick>,
+}
+
+/// The watching thread's end.
+pub(super) struct Sender(SyncSender<Parcel>);
+
+/// A crop that is kept, as the page is told of it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct About {
+    what: &'static str,
+    score: Option<f64>,
+    pts_s: f64,
+}
+
+/// The crops of one verdict.
+struct Exhibit {
+    id: u64,
+    crops: Vec<Arc<Vec<u8>>>,
+    /// The look with the median score, exactly as the network saw it.
+    typical: Arc<Vec<u8>>,
+    caption: String,
+    is_of_another_model: bool,
+}
+
+/// All that is kept.
+pub(super) struct Archive {
+    parcels: Receiver<Parcel>,
+    waiting: VecDeque<Parcel>,
+    exhibits: VecDeque<Exhibit>,
+    resizer: Resizer,
+}
+
+/// An archive, and where its crops come from.
+pub(super) fn archive() -> (Sender, Archive) {
+    let (sender, parcels) = sync_channel(MAX_WAITING);
+    let (waiting, exhibits) = (VecDeque::new(), VecDeque::new());
+    (Sender(sender), Archive { parcels, waiting, exhibits, resizer: Resizer::new() })
+}
+
+impl Sender {
+    /// Copies the looks that stand for a verdict: those with the highest, the median and the lowest score. Where too
+    /// many wait, the verdict goes without.
+    pub(super) fn keep(&self, judged: &Judged<'_>) {
+        let finite = || judged.samples.iter().filter(|s| s.score.is_some_and(f32::is_finite));
+        let by_score =
+            |a: &&Sample, b: &&Sample| a.score.unwrap_or_default().total_cmp(&b.score.unwrap_or_default());
+        let Some(median) = typical(judged.samples) else { return };
+        let is_one = judged.samples.len() == 1;
+        let mut picks = vec![Pick::new(if is_one { "newest" } else { MEDIAN }, median)];
+        if !is_one {
+            picks.splice(0..0, finite().max_by(by_score).map(|s| Pick::new("highest", s)));
+            picks.extend(finite().min_by(by_score).map(|s| Pick::new("lowest", s)));
+        }
+        let _ = self.0.try_send(Parcel { event: Arc::clone(judged.event), picks });
+    }
+}
+
+impl Pick {
+    fn new(what: &'static str, sample: &Sample) -> Self {
+        let score = sample.score.unwrap_or(f32::NAN);
+        Pick { what, score, pts_ns: sample.pts_ns, crop: sample.crop.clone() }
+    }
+}
+
+impl Archive {
+    /// Encodes and keeps the crops of `event` under `id`; what they are, in their order. None where none came.
+    pub(super) fn file(&mut self, id: u64, event: &Arc<Event>) -> Vec<About> {
+        // A verdict's crops are sent before the verdict is.
+        self.waiting.extend(self.parcels.try_iter());
+        let found = self.waiting.iter().position(|parcel| Arc::ptr_eq(&parcel.event, event));
+        let Some(parcel) = found.and_then(|idx| self.waiting.drain(..=idx).next_back()) else {
+            self.waiting.truncate(MAX_WAITING);
+            return Vec::new();
+        };
+        let Some(exhibit) = exhibit(id, &parcel, &mut self.resizer) else { return Vec::new() };
+        self.exhibits.push_back(exhibit);
+        let n_bytes = |exhibits: &VecDeque<Exhibit>| exhibits.iter().map(Exhibit::n_bytes).sum::<usize>();
+        while self.exhibits.len() > MAX_VERDICTS || n_bytes(&self.exhibits) > MAX_BYTES {
+            self.exhibits.pop_front();
+        }
+        let about = |pick: &Pick| About {
+            what: pick.what,
+            score: rounded(pick.score, 6),
+            pts_s: seconds(pick.pts_ns),
+        };
+        parcel.picks.iter().map(about).collect()
+    }
+
+    /// Whether the crops of `id` are still there.
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.exhibits.iter().any(|exhibit| exhibit.id == id)
+    }
+
+    /// A crop as JPEG.
+    pub(super) fn crop(&self, id: u64, idx: usize) -> Option<Arc<Vec<u8>>> {
+        self.exhibits.iter().find(|exhibit| exhibit.id == id)?.crops.get(idx).cloned()
+    }
+
+    /// Another model judges from here on: no map of its would be one of what is kept.
+    pub(super) fn retire(&mut self) {
+        self.exhibits.iter_mut().for_each(|exhibit| exhibit.is_of_another_model = true);
+    }
+
+    /// The median look as PNG, and its caption; `None` too where another model has judged it.
+    pub(super) fn typical(&self, id: u64) -> Option<(Arc<Vec<u8>>, String)> {
+        let exhibit = self.exhibits.iter().find(|exhibit| exhibit.id == id)?;
+        if exhibit.is_of_another_model {
+            return None;
+        }
+        Some((Arc::clone(&exhibit.typical), exhibit.caption.clone()))
+    }
+}
+
+impl Exhibit {
+    fn n_bytes(&self) -> usize {
+        self.typical.len() + self.crops.iter().map(|crop| crop.len()).sum::<usize>()
+    }
+}
+
+fn exhibit(id: u64, parcel: &Parcel, resizer: &mut Resizer) -> Option<Exhibit> {
+    let shown = |pick: &Pick| jpeg(&shrunk(resizer, &pick.crop, SIDE_PX)?, QUALITY).map(Arc::new);
+    let crops: Option<Vec<_>> = parcel.picks.iter().map(shown).collect();
+    let median = parcel.picks.iter().find(|pick| pick.what == MEDIAN).or(parcel.picks.first())?;
+    let mut typical = Vec::new();
+    median.crop.write_to(&mut Cursor::new(&mut typical), ImageFormat::Png).ok()?;
+    let caption = format!("score {:.3}; log odds", median.score);
+    Some(Exhibit { id, crops: crops?, typical: Arc::new(typical), caption, is_of_another_model: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geom::Rect;
+    use crate::watch::event::{Stamp, What};
+
+    fn sample(score: Option<f32>, side: u32) -> Sample {
+        // Noise, since nothing takes more bytes as PNG.
+        let mut state = 1u32;
+        let crop = RgbImage::from_fn(side, side, |_, _| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            image::Rgb(state.to_be_bytes()[..3].try_into().unwrap())
+        });
+        Sample { pts_ns: 5, frame_idx: 0, bbox: Rect::default(), confidence: 1.0, crop, score }
+    }
+
+    fn event() -> Arc<Event> {
+        let stamp = Stamp { file: "x".into(), start_ns: 0 };
+        Arc::new(stamp.event(0, What::FaceAppeared { track_id: 1, bbox: [0.0; 4] }))
+    }
+
+    #[test]
+    fn the_looks_that_stand_for_a_verdict_are_kept_with_it() {
+        let (sender, mut archive) = archive();
+        let samples: Vec<Sample> =
+            [Some(0.5), Some(0.9), None, Some(0.1), Some(f32::NAN)].map(|s| sample(s, 8)).to_vec();
+        let (event, other) = (event(), event());
+        sender.keep(&Judged { event: &event, scores: &[], samples: &samples });
+        assert!(archive.file(6, &other).is_empty());
+        let about = archive.file(7, &event);
+        let told: Vec<_> = about.iter().map(|a| (a.what, a.score.unwrap())).collect();
+        assert_eq!(told, [("highest", 0.9), ("median", 0.5), ("lowest", 0.1)]);
+        assert!(archive.has(7) && !archive.has(6));
+        assert!(archive.crop(7, 2).is_some() && archive.crop(7, 3).is_none() && archive.crop(6, 0).is_none());
+        let (png, caption) = archive.typical(7).unwrap();
+        let back = image::load_from_memory(&png).unwrap().to_rgb8();
+        assert_eq!((back, caption.as_str()), (samples[0].crop.clone(), "score 0.500; log odds"));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let (sender, mut archive) = archive();
+        let large = [sample(Some(0.5), 600)];
+        for id in 0..30 {
+            let event = event();
+            sender.keep(&Judged { event: &event, scores: &[], samples: &large });
+            assert_eq!(archive.file(id, &event).len(), 1);
+        }
+        let n_bytes: usize = archive.exhibits.iter().map(Exhibit::n_bytes).sum();
+        assert!(n_bytes <= MAX_BYTES && archive.has(29) && !archive.has(0), "{n_bytes}");
+        let small = [sample(Some(0.5), 4)];
+        for id in 30..200 {
+            let event = event();
+            sender.keep(&Judged { event: &event, scores: &[], samples: &small });
+            archive.file(id, &event);
+        }
+        assert_eq!(archive.exhibits.len(), MAX_VERDICTS);
+        // What nobody takes is not kept.
+        for _ in 0..50 {
+            sender.keep(&Judged { event: &event(), scores: &[], samples: &small });
+        }
+        assert!(archive.file(999, &event()).is_empty());
+        assert!(archive.waiting.len() <= MAX_WAITING);
+    }
+}
