@@ -7,11 +7,14 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::json;
 
 use candor::bundle::{self, BundleError, Digest, Manifest, Roots, UnverifiedBundle, VerifiedBundle};
 use candor::engine::{Engine, EngineError};
-use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, TrialLock};
+use candor::slot::{
+    self, Boot, Ending, Folder, Held, Known, Name, Place, Settings, SlotError, Store, TrialLock,
+};
 
 use crate::cli::Device;
 use crate::scan::exit;
@@ -20,8 +23,12 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   2  the command line or the configuration is wrong
+  3  `slot receive` only: the sender went away; what has come is kept
   4  a file of the slots could not be read or written
   5  the bundle, the key list or the step is refused; nothing was changed";
+
+/// How long a sender may say nothing.
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// Commands on bundles.
 #[derive(Debug, Subcommand)]
@@ -64,6 +71,8 @@ enum Step {
         /// The bundle, or - for standard input.
         file: PathBuf,
     },
+    /// Take a bundle from `trainer-bridge flash` on standard input and output (models/TRANSFER.md), and stage it.
+    Receive,
     /// Print what the slots hold and what happened.
     Status {
         /// As JSON (described in runtime/JSON.md).
@@ -90,11 +99,7 @@ struct Failure(u8, String);
 
 impl From<SlotError> for Failure {
     fn from(error: SlotError) -> Self {
-        let is_of_disk = matches!(
-            error,
-            SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_))
-        );
-        Failure(if is_of_disk { exit::NOT_WRITTEN } else { exit::REFUSED }, error.to_string())
+        Failure(if error.is_of_disk() { exit::NOT_WRITTEN } else { exit::REFUSED }, error.to_string())
     }
 }
 
@@ -215,6 +220,9 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
     let (settings, roots) = settings(&args.device)?;
     let missing = || usage("slots: expected a folder, --slots DIR or slots.folder, found none");
     let folder = settings.folder.as_deref().ok_or_else(missing)?;
+    if matches!(args.step, Step::Receive) {
+        return received(folder, &settings, &roots);
+    }
     // Where nothing is written, nothing has to be writable, and no scan is waited for.
     let mut store = match args.step {
         Step::Status { .. } if folder.is_dir() => readable(folder)?,
@@ -224,14 +232,14 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
     match &args.step {
         Step::Install { file } => {
             let held = store.install(open(file)?, &roots, &settings, now)?;
+            slot::forget_part(folder)?;
             println!("{} is installed; the next scan tries it. SHA-256 {}", name(&held), held.digest);
         }
+        // Has no use for a store that is locked while bytes come.
+        Step::Receive => {}
         Step::Status { json: false } => print_status(&store, &roots)?,
         Step::Status { json: true } => {
-            let serial = store.key_list(&roots)?.map(|list| list.serial);
-            let (record, next) = (store.record(), store.record().slots.next_boot());
-            let digest = next.held().map(|held| held.digest);
-            let whole = json!({ "schema": 1, "next": digest, "record": record, "key_list_serial": serial });
+            let whole = store.status(&roots)?;
             println!("{whole:#}");
         }
         Step::Confirm => println!("{} is confirmed", name(&store.confirm(&roots, now)?)),
@@ -249,6 +257,39 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Talks to a sender; a sender who went away is no refusal.
+fn received(folder: &Path, settings: &Settings, roots: &Roots) -> Result<(), Failure> {
+    let place = Place { folder, roots, limits: settings, now_unix_s };
+    match slot::receive(&place, Stdin { patience: PATIENCE }, io::stdout().lock()) {
+        Ending::Told | Ending::Held(..) | Ending::Installed(_) => Ok(()),
+        Ending::Refused(why) => Err(Failure(exit::REFUSED, why)),
+        Ending::Busy => Err(Failure(exit::REFUSED, "another transfer is under way".to_owned())),
+        Ending::Again(why) | Ending::Failed(why) => Err(Failure(exit::NOT_WRITTEN, why)),
+        Ending::Cut { kept_bytes } => {
+            let why = format!("the sender went away; {kept_bytes} bytes are kept for the next time");
+            Err(Failure(exit::NOT_SCANNED, why))
+        }
+    }
+}
+
+/// Standard input that fails when nothing comes for too long: a connection may be gone without a word, and one transfer
+/// at a time is taken.
+struct Stdin {
+    patience: Timespec,
+}
+
+impl Read for Stdin {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
+        if rustix::event::poll(&mut fds, Some(&self.patience))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // Past the buffer of the standard library, which poll knows nothing of.
+        Ok(rustix::io::read(&stdin, into)?)
+    }
 }
 
 fn print_status(store: &Store<Folder>, roots: &Roots) -> Result<(), Failure> {

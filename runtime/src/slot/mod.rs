@@ -1,13 +1,17 @@
 //! Models on a device: two slots, of which one runs and one may be tried, and the files that keep them.
 //!
 //! `state` is the machine, `record` what is kept of it, `store` puts it on the disk so that a power cut leaves the
-//! old or the new, `folder` is the disk, `admission` says what may be installed, `trial` what may run.
+//! old or the new, `folder` is the disk, `admission` says what may be installed, `trial` what may run, `receive` takes
+//! a bundle over a connection that may break.
 
 mod admission;
 mod folder;
+mod part;
+mod receive;
 mod record;
 mod start;
 mod state;
+mod status;
 mod store;
 mod trial;
 
@@ -17,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::admission::{Inadmissible, Known};
 pub use self::folder::{Folder, TrialLock};
+pub use self::receive::{Ending, GREETING, PROTOCOL, Place, forget_part, receive};
 pub use self::record::{Event, MAX_EVENTS, Record, What};
 pub use self::start::{Started, start, start_without_trial};
 pub use self::state::{Boot, Held, Name, Refusal, Slot, Slots};

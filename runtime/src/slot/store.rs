@@ -129,6 +129,11 @@ pub enum SlotError {
 }
 
 impl SlotError {
+    /// Whether the system refused, or a file of the slots is damaged: nothing that a bundle is to blame for.
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))
+    }
+
     /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the
     /// disk, of the roots, or of a program that reads another manifest.
     pub(super) fn is_loss(&self) -> bool {
