@@ -110,6 +110,9 @@ impl Config {
         check(boots, "slots.trial_boots", "1..=100", slots.trial_boots.to_string())?;
         let ratio = slots.max_time_ratio;
         check(ratio.is_finite() && ratio > 0.0, "slots.max_time_ratio", "> 0", ratio.to_string())?;
+        check(slots.drop.len() <= 8, "slots.drop", "at most 8 folders", slots.drop.len().to_string())?;
+        let interval = (1..=86_400).contains(&slots.drop_interval_s);
+        check(interval, "slots.drop_interval_s", "1..=86400", slots.drop_interval_s.to_string())?;
         if slots.root_keys.is_empty() {
             return Ok(());
         }
@@ -187,6 +190,9 @@ mod tests {
             ("[watch]\nencoding = \"h264\"", "h264"),
             ("[slots]\ntrial_boots = 0", "slots.trial_boots"),
             ("[slots]\nmax_time_ratio = nan", "slots.max_time_ratio"),
+            ("[slots]\ndrop = 3", "a folder or a list of folders"),
+            ("[slots]\ndrop = [\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\"]", "slots.drop"),
+            ("[slots]\ndrop_interval_s = 0", "slots.drop_interval_s"),
             ("[slots]\nroot_keys = [\"00\"]", "public key"),
             (
                 "[slots]\nroot_threshold = 2\nroot_keys = [\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"]",

@@ -7,17 +7,15 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::json;
 
 use candor::bundle::{self, BundleError, Digest, Manifest, Roots, UnverifiedBundle, VerifiedBundle};
 use candor::engine::{Engine, EngineError};
-use candor::slot::{
-    self, Boot, Ending, Folder, Held, Known, Name, Place, Settings, SlotError, Store, TrialLock,
-};
+use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, TrialLock};
 
 use crate::cli::Device;
 use crate::scan::exit;
+use crate::{dropping, receiving};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -26,9 +24,6 @@ Exit codes:
   3  `slot receive` only: the sender went away; what has come is kept
   4  a file of the slots could not be read or written
   5  the bundle, the key list or the step is refused; nothing was changed";
-
-/// How long a sender may say nothing.
-const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 
 /// Commands on bundles.
 #[derive(Debug, Subcommand)]
@@ -73,6 +68,8 @@ enum Step {
     },
     /// Take a bundle from `trainer-bridge flash` on standard input and output (models/TRANSFER.md), and stage it.
     Receive,
+    /// Look for bundles in the folders of slots.drop, and stage the first that is new and good.
+    CheckDrop,
     /// Print what the slots hold and what happened.
     Status {
         /// As JSON (described in runtime/JSON.md).
@@ -139,7 +136,7 @@ fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
 }
 
 /// Seconds since 1970 by the system's clock; 0 for one that is before that.
-fn now_unix_s() -> u64 {
+pub(crate) fn now_unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -220,8 +217,19 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
     let (settings, roots) = settings(&args.device)?;
     let missing = || usage("slots: expected a folder, --slots DIR or slots.folder, found none");
     let folder = settings.folder.as_deref().ok_or_else(missing)?;
-    if matches!(args.step, Step::Receive) {
-        return received(folder, &settings, &roots);
+    match args.step {
+        Step::Receive => {
+            return receiving::receive(folder, &settings, &roots).map_err(|(code, why)| Failure(code, why));
+        }
+        Step::CheckDrop if settings.drop.is_empty() => {
+            return Err(usage("slots: expected folders in slots.drop, found none"));
+        }
+        Step::CheckDrop => {
+            let is_refused = dropping::check(folder, &settings, &roots)?;
+            let why = || Failure(exit::REFUSED, "a bundle is refused".to_owned());
+            return if is_refused { Err(why()) } else { Ok(()) };
+        }
+        _ => {}
     }
     // Where nothing is written, nothing has to be writable, and no scan is waited for.
     let mut store = match args.step {
@@ -235,8 +243,8 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
             slot::forget_part(folder)?;
             println!("{} is installed; the next scan tries it. SHA-256 {}", name(&held), held.digest);
         }
-        // Has no use for a store that is locked while bytes come.
-        Step::Receive => {}
+        // Lock the store for as short a time as they can.
+        Step::Receive | Step::CheckDrop => {}
         Step::Status { json: false } => print_status(&store, &roots)?,
         Step::Status { json: true } => {
             let whole = store.status(&roots)?;
@@ -257,39 +265,6 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Talks to a sender; a sender who went away is no refusal.
-fn received(folder: &Path, settings: &Settings, roots: &Roots) -> Result<(), Failure> {
-    let place = Place { folder, roots, limits: settings, now_unix_s };
-    match slot::receive(&place, Stdin { patience: PATIENCE }, io::stdout().lock()) {
-        Ending::Told | Ending::Held(..) | Ending::Installed(_) => Ok(()),
-        Ending::Refused(why) => Err(Failure(exit::REFUSED, why)),
-        Ending::Busy => Err(Failure(exit::REFUSED, "another transfer is under way".to_owned())),
-        Ending::Again(why) | Ending::Failed(why) => Err(Failure(exit::NOT_WRITTEN, why)),
-        Ending::Cut { kept_bytes } => {
-            let why = format!("the sender went away; {kept_bytes} bytes are kept for the next time");
-            Err(Failure(exit::NOT_SCANNED, why))
-        }
-    }
-}
-
-/// Standard input that fails when nothing comes for too long: a connection may be gone without a word, and one transfer
-/// at a time is taken.
-struct Stdin {
-    patience: Timespec,
-}
-
-impl Read for Stdin {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let stdin = io::stdin();
-        let mut fds = [PollFd::new(&stdin, PollFlags::IN)];
-        if rustix::event::poll(&mut fds, Some(&self.patience))? == 0 {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        // Past the buffer of the standard library, which poll knows nothing of.
-        Ok(rustix::io::read(&stdin, into)?)
-    }
 }
 
 fn print_status(store: &Store<Folder>, roots: &Roots) -> Result<(), Failure> {

@@ -2,9 +2,10 @@
 //!
 //! `state` is the machine, `record` what is kept of it, `store` puts it on the disk so that a power cut leaves the
 //! old or the new, `folder` is the disk, `admission` says what may be installed, `trial` what may run, `receive` takes
-//! a bundle over a connection that may break.
+//! a bundle over a connection that may break, `dropped` from a folder or a stick.
 
 mod admission;
+mod dropped;
 mod folder;
 mod part;
 mod receive;
@@ -17,9 +18,10 @@ mod trial;
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::admission::{Inadmissible, Known};
+pub use self::dropped::{Found, Looker, Outcome};
 pub use self::folder::{Folder, TrialLock};
 pub use self::receive::{Ending, GREETING, PROTOCOL, Place, forget_part, receive};
 pub use self::record::{Event, MAX_EVENTS, Record, What};
@@ -48,6 +50,24 @@ pub struct Settings {
     pub max_memory_bytes: u64,
     /// Most time of an inference, as a multiple of the built-in classifier's on the same device.
     pub max_time_ratio: f32,
+    /// Folders from which `candor watch` takes bundles: one, or a list.
+    #[serde(deserialize_with = "one_or_more")]
+    pub drop: Vec<PathBuf>,
+    /// Time between two looks into them, s.
+    pub drop_interval_s: u32,
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a folder or a list of folders")]
+    enum Folders {
+        One(PathBuf),
+        More(Vec<PathBuf>),
+    }
+    Ok(match Folders::deserialize(from)? {
+        Folders::One(folder) => vec![folder],
+        Folders::More(folders) => folders,
+    })
 }
 
 impl Default for Settings {
@@ -60,6 +80,8 @@ impl Default for Settings {
             max_bundle_bytes: 128 << 20,
             max_memory_bytes: 256 << 20,
             max_time_ratio: 25.0,
+            drop: Vec::new(),
+            drop_interval_s: 30,
         }
     }
 }

@@ -209,6 +209,21 @@ impl<F: Files> Store<F> {
         limits: &Settings,
         now_unix_s: u64,
     ) -> Result<Held, SlotError> {
+        self.install_from(reader, roots, limits, now_unix_s, None)
+    }
+
+    /// As [`Store::install`], with where the bundle comes from, for the history.
+    ///
+    /// # Errors
+    /// As [`Store::install`].
+    pub(super) fn install_from(
+        &mut self,
+        reader: impl Read,
+        roots: &Roots,
+        limits: &Settings,
+        now_unix_s: u64,
+        origin: Option<&str>,
+    ) -> Result<Held, SlotError> {
         self.record.slots.can_stage()?;
         self.collect()?;
         let mut record = self.record_at(now_unix_s);
@@ -238,7 +253,7 @@ impl<F: Files> Store<F> {
         self.sync_names()?;
         let held = Held { digest, id, version, security_epoch, signers };
         record.slots.stage(held.clone())?;
-        record.note(What::Installed, held.clone(), None);
+        record.note(What::Installed, held.clone(), origin.map(|origin| shortened(origin).to_owned()));
         self.save(record)?;
         self.collect()?;
         Ok(held)
