@@ -130,6 +130,9 @@ impl Config {
         check(share, "slots.max_contrary", "0..=1", slots.max_contrary.to_string())?;
         let shift = (0.0..=1.0).contains(&slots.max_shift);
         check(shift, "slots.max_shift", "0..=1", slots.max_shift.to_string())?;
+        check(slots.drop.len() <= 8, "slots.drop", "at most 8 folders", slots.drop.len().to_string())?;
+        let interval = (1..=86_400).contains(&slots.drop_interval_s);
+        check(interval, "slots.drop_interval_s", "1..=86400", slots.drop_interval_s.to_string())?;
         if slots.root_keys.is_empty() {
             return Ok(());
         }
@@ -256,6 +259,9 @@ mod tests {
             ("[slots]\nshadow_looks = 0", "slots.shadow_looks"),
             ("[slots]\nmax_contrary = 1.5", "slots.max_contrary"),
             ("[slots]\nmax_shift = -0.1", "slots.max_shift"),
+            ("[slots]\ndrop = 3", "a folder or a list of folders"),
+            ("[slots]\ndrop = [\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\"]", "slots.drop"),
+            ("[slots]\ndrop_interval_s = 0", "slots.drop_interval_s"),
             ("[slots]\nroot_keys = [\"00\"]", "public key"),
             (
                 "[slots]\nroot_threshold = 2\nroot_keys = [\"d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a\"]",

@@ -2,8 +2,10 @@
 
 mod bench;
 mod cli;
+mod dropping;
 mod explain;
 mod models;
+mod receiving;
 mod scan;
 mod verify_log;
 mod watching;

@@ -15,11 +15,13 @@ use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, S
 
 use crate::cli::Device;
 use crate::scan::exit;
+use crate::{dropping, receiving};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   2  the command line or the configuration is wrong
+  3  `slot receive` only: the sender went away; what has come is kept
   4  a file of the slots could not be read or written
   5  the bundle, the key list or the step is refused; nothing was changed";
 
@@ -64,6 +66,10 @@ enum Step {
         /// The bundle, or - for standard input.
         file: PathBuf,
     },
+    /// Take a bundle from `trainer-bridge flash` on standard input and output (models/TRANSFER.md), and stage it.
+    Receive,
+    /// Look for bundles in the folders of slots.drop, and stage the first that is new and good.
+    CheckDrop,
     /// Print what the slots hold and what happened.
     Status {
         /// As JSON (described in runtime/JSON.md).
@@ -90,11 +96,7 @@ struct Failure(u8, String);
 
 impl From<SlotError> for Failure {
     fn from(error: SlotError) -> Self {
-        let is_of_disk = matches!(
-            error,
-            SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_))
-        );
-        Failure(if is_of_disk { exit::NOT_WRITTEN } else { exit::REFUSED }, error.to_string())
+        Failure(if error.is_of_disk() { exit::NOT_WRITTEN } else { exit::REFUSED }, error.to_string())
     }
 }
 
@@ -134,7 +136,7 @@ fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
 }
 
 /// Seconds since 1970 by the system's clock; 0 for one that is before that.
-fn now_unix_s() -> u64 {
+pub(crate) fn now_unix_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -215,6 +217,20 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
     let (settings, roots) = settings(&args.device)?;
     let missing = || usage("slots: expected a folder, --slots DIR or slots.folder, found none");
     let folder = settings.folder.as_deref().ok_or_else(missing)?;
+    match args.step {
+        Step::Receive => {
+            return receiving::receive(folder, &settings, &roots).map_err(|(code, why)| Failure(code, why));
+        }
+        Step::CheckDrop if settings.drop.is_empty() => {
+            return Err(usage("slots: expected folders in slots.drop, found none"));
+        }
+        Step::CheckDrop => {
+            let is_refused = dropping::check(folder, &settings, &roots)?;
+            let why = || Failure(exit::REFUSED, "a bundle is refused".to_owned());
+            return if is_refused { Err(why()) } else { Ok(()) };
+        }
+        _ => {}
+    }
     // Where nothing is written, nothing has to be writable, and no scan is waited for.
     let mut store = match args.step {
         Step::Status { .. } if folder.is_dir() => readable(folder)?,
@@ -224,14 +240,14 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
     match &args.step {
         Step::Install { file } => {
             let held = store.install(open(file)?, &roots, &settings, now)?;
+            slot::forget_part(folder)?;
             println!("{} is installed; the next scan tries it. SHA-256 {}", name(&held), held.digest);
         }
+        // Lock the store for as short a time as they can.
+        Step::Receive | Step::CheckDrop => {}
         Step::Status { json: false } => print_status(&store, &roots)?,
         Step::Status { json: true } => {
-            let serial = store.key_list(&roots)?.map(|list| list.serial);
-            let (record, next) = (store.record(), store.record().slots.next_boot());
-            let digest = next.held().map(|held| held.digest);
-            let whole = json!({ "schema": 1, "next": digest, "record": record, "key_list_serial": serial });
+            let whole = store.status(&roots)?;
             println!("{whole:#}");
         }
         Step::Confirm => println!("{} is confirmed", name(&store.confirm(&roots, now)?)),

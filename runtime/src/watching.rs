@@ -29,6 +29,7 @@ use candor::watch::notify::Notifier;
 use candor::watch::{self, Watcher};
 
 use crate::cli::Watch;
+use crate::dropping::Looking;
 use crate::models;
 use crate::scan::{self, exit};
 
@@ -69,6 +70,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let load = |bundle: &Bundle| Watcher::new(&engine, config.detect, &config.watch, bundle);
     let named = args.networks.bundle.as_deref();
     let (watcher, bundle, running) = models::load_beside(named, &config.slots, &engine, load)?;
+    let _looking = Looking::start(&config.slots);
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload)) {

@@ -6,6 +6,7 @@ pub mod evaluate;
 pub mod explain;
 pub mod export;
 pub mod files;
+pub mod flash;
 pub mod ingest;
 pub mod landmarks;
 pub mod manifest;

@@ -7,7 +7,9 @@ use trainer_bridge::evaluate::command as evaluate;
 use trainer_bridge::pack::{assemble, command as pack};
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
-use trainer_bridge::{augment, environment, explain, export, ingest, model, parity, probe, quantize, review};
+use trainer_bridge::{
+    augment, environment, explain, export, flash, ingest, model, parity, probe, quantize, review,
+};
 
 /// Trains, measures, exports and packs the classifiers that candor runs.
 #[derive(Debug, Parser)]
@@ -40,6 +42,7 @@ enum Command {
     KeyList(pack::MakeKeyList),
     Pack(pack::Pack),
     Sign(pack::Sign),
+    Flash(Box<flash::command::Args>),
 }
 
 fn main() -> ExitCode {
@@ -68,11 +71,15 @@ fn main() -> ExitCode {
         Command::KeyList(args) => pack::key_list(&args),
         Command::Pack(args) => pack::make(&args),
         Command::Sign(args) => pack::add_signature(&args),
+        Command::Flash(args) => flash::command::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("trainer-bridge: {error:#}");
+            if let Some(error) = error.downcast_ref::<flash::FlashError>() {
+                return ExitCode::from(error.exit_code());
+            }
             match error.downcast_ref() {
                 Some(TrainError::Interrupted { .. }) => ExitCode::from(train::INTERRUPTED),
                 _ => ExitCode::FAILURE,

@@ -21,7 +21,7 @@ impl Digest {
     ///
     /// # Errors
     /// The reader's.
-    pub(crate) fn of_reader(reader: impl Read) -> io::Result<Self> {
+    pub fn of_reader(reader: impl Read) -> io::Result<Self> {
         let mut hashed = Hashed::new(reader);
         io::copy(&mut hashed, &mut io::sink())?;
         Ok(hashed.digest())
@@ -82,15 +82,15 @@ impl<R: Read> Read for Hashed<R> {
 }
 
 /// A SHA-256 of bytes that come piece by piece.
-#[derive(Default)]
-pub(super) struct Hasher(Sha256);
+#[derive(Clone, Default)]
+pub(crate) struct Hasher(Sha256);
 
 impl Hasher {
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    pub(super) fn digest(self) -> Digest {
+    pub(crate) fn digest(self) -> Digest {
         Digest(self.0.finalize().into())
     }
 }

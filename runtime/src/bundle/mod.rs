@@ -10,6 +10,7 @@ mod manifest;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::digest::Hasher;
 pub use self::digest::{Digest, from_hex, to_hex};
 pub use self::file::{Head, UnverifiedBundle, VerifiedBundle, read_key_list, write_bundle, write_key_list};
 pub use self::keys::{
@@ -26,6 +27,8 @@ pub const FORMAT: u32 = 1;
 pub(crate) const MAX_NAME_BYTES: usize = 128;
 /// Largest manifest that is read.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
+/// Most bytes of a bundle's file before its files: magic and format, two signed texts with 16 signatures each.
+pub const MAX_HEAD_BYTES: u64 = 12 + 2 * (8 + 16 * 80) + (1 << 16) + (1 << 20);
 /// Largest model file that is read.
 pub const MAX_MODEL_BYTES: u64 = 512 << 20;
 

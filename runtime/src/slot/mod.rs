@@ -1,23 +1,30 @@
 //! Models on a device: two slots, of which one runs and one may be tried, and the files that keep them.
 //!
 //! `state` is the machine, `record` what is kept of it, `store` puts it on the disk so that a power cut leaves the
-//! old or the new, `folder` is the disk, `admission` says what may be installed, `trial` what may run.
+//! old or the new, `folder` is the disk, `admission` says what may be installed, `trial` what may run, `receive` takes
+//! a bundle over a connection that may break, `dropped` from a folder or a stick.
 
 mod admission;
+mod dropped;
 mod folder;
+mod part;
+mod receive;
 mod record;
 mod shadow;
 mod start;
 mod state;
+mod status;
 mod store;
 mod trial;
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::admission::{Inadmissible, Known};
+pub use self::dropped::{Found, Looker, Outcome};
 pub use self::folder::{Folder, TrialLock};
+pub use self::receive::{Ending, GREETING, PROTOCOL, Place, forget_part, receive};
 pub use self::record::{Event, MAX_EVENTS, Record, What};
 pub use self::shadow::{Alike, Comparison, Pair, Unlike};
 pub use self::start::{Started, start, start_without_trial};
@@ -51,6 +58,24 @@ pub struct Settings {
     pub max_contrary: f32,
     /// Most that the candidate's mean score may be higher or lower.
     pub max_shift: f32,
+    /// Folders from which `candor watch` takes bundles: one, or a list.
+    #[serde(deserialize_with = "one_or_more")]
+    pub drop: Vec<PathBuf>,
+    /// Time between two looks into them, s.
+    pub drop_interval_s: u32,
+}
+
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a folder or a list of folders")]
+    enum Folders {
+        One(PathBuf),
+        More(Vec<PathBuf>),
+    }
+    Ok(match Folders::deserialize(from)? {
+        Folders::One(folder) => vec![folder],
+        Folders::More(folders) => folders,
+    })
 }
 
 impl Default for Settings {
@@ -66,6 +91,8 @@ impl Default for Settings {
             shadow_looks: 300,
             max_contrary: 0.05,
             max_shift: 0.3,
+            drop: Vec::new(),
+            drop_interval_s: 30,
         }
     }
 }

@@ -129,6 +129,11 @@ pub enum SlotError {
 }
 
 impl SlotError {
+    /// Whether the system refused, or a file of the slots is damaged: nothing that a bundle is to blame for.
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))
+    }
+
     /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the
     /// disk, of the roots, or of a program that reads another manifest.
     pub(super) fn is_loss(&self) -> bool {
@@ -204,6 +209,21 @@ impl<F: Files> Store<F> {
         limits: &Settings,
         now_unix_s: u64,
     ) -> Result<Held, SlotError> {
+        self.install_from(reader, roots, limits, now_unix_s, None)
+    }
+
+    /// As [`Store::install`], with where the bundle comes from, for the history.
+    ///
+    /// # Errors
+    /// As [`Store::install`].
+    pub(super) fn install_from(
+        &mut self,
+        reader: impl Read,
+        roots: &Roots,
+        limits: &Settings,
+        now_unix_s: u64,
+        origin: Option<&str>,
+    ) -> Result<Held, SlotError> {
         self.record.slots.can_stage()?;
         self.collect()?;
         let mut record = self.record_at(now_unix_s);
@@ -233,7 +253,7 @@ impl<F: Files> Store<F> {
         self.sync_names()?;
         let held = Held { digest, id, version, security_epoch, signers };
         record.slots.stage(held.clone())?;
-        record.note(What::Installed, held.clone(), None);
+        record.note(What::Installed, held.clone(), origin.map(|origin| shortened(origin).to_owned()));
         self.save(record)?;
         self.collect()?;
         Ok(held)

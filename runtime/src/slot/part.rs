@@ -1,0 +1,161 @@
+//! What has come of a bundle: one file beside the slots, which no record names and only one process writes.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::SlotError;
+use super::folder::Folder;
+use crate::bundle::{Digest, Hasher};
+
+/// The ending of a part's name.
+const ENDING: &str = ".part";
+/// Held by the process that receives.
+const LOCK: &str = "receiving";
+
+/// A part of a bundle, and the right to write it while this lives.
+pub(super) struct Part {
+    path: PathBuf,
+    file: File,
+    n_bytes: u64,
+    hash: Hasher,
+    _lock: File,
+}
+
+impl Part {
+    /// The part of the bundle with this digest, with what came of it before; whatever else was being received is
+    /// forgotten. Nothing where another process receives.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub(super) fn open(folder: &Path, digest: Digest, size_bytes: u64) -> Result<Option<Self>, SlotError> {
+        if !folder.is_dir() {
+            drop(Folder::lock(folder).map_err(failed("create", folder))?);
+        }
+        let Some(lock) = lock(folder)? else { return Ok(None) };
+        let name = format!("{digest}{ENDING}");
+        remove_all_but(folder, Some(&name))?;
+        let path = folder.join(name);
+        let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = options.map_err(failed("open", &path))?;
+        let mut part = Part { path, file, n_bytes: 0, hash: Hasher::default(), _lock: lock };
+        if part.file.metadata().map_err(failed("look at", &part.path))?.len() > size_bytes {
+            part.empty()?;
+        }
+        part.take_in()?;
+        Ok(Some(part))
+    }
+
+    /// Hashes what is there.
+    fn take_in(&mut self) -> Result<(), SlotError> {
+        let mut piece = vec![0; 1 << 16];
+        loop {
+            match self.file.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(n) => {
+                    self.hash.update(&piece[..n]);
+                    self.n_bytes += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed("read", &self.path)(error)),
+            }
+        }
+    }
+
+    /// How many have come.
+    pub(super) fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    /// Of what has come.
+    pub(super) fn digest(&self) -> Digest {
+        self.hash.clone().digest()
+    }
+
+    /// Starts anew.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub(super) fn empty(&mut self) -> Result<(), SlotError> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        emptied.map_err(failed("empty", &self.path))?;
+        self.n_bytes = 0;
+        self.hash = Hasher::default();
+        Ok(())
+    }
+
+    /// Adds what comes next.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), SlotError> {
+        self.file.write_all(bytes).map_err(failed("write", &self.path))?;
+        self.hash.update(bytes);
+        self.n_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes what has come last through a power cut.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub(super) fn sync(&self) -> Result<(), SlotError> {
+        self.file.sync_all().map_err(failed("sync", &self.path))
+    }
+
+    /// Everything that has come, from the start.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub(super) fn reader(&mut self) -> Result<&mut File, SlotError> {
+        self.file.rewind().map_err(failed("read", &self.path))?;
+        Ok(&mut self.file)
+    }
+
+    /// Removes the part.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub(super) fn forget(self) -> Result<(), SlotError> {
+        fs::remove_file(&self.path).map_err(failed("remove", &self.path))
+    }
+
+    /// Removes every part in the folder, unless one is being received.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`].
+    pub(super) fn forget_all(folder: &Path) -> Result<(), SlotError> {
+        match lock(folder)? {
+            Some(_lock) => remove_all_but(folder, None),
+            None => Ok(()),
+        }
+    }
+}
+
+fn lock(folder: &Path) -> Result<Option<File>, SlotError> {
+    let path = folder.join(LOCK);
+    let file = File::options().create(true).write(true).truncate(false).open(&path);
+    let file = file.map_err(failed("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+    }
+}
+
+fn remove_all_but(folder: &Path, kept: Option<&str>) -> Result<(), SlotError> {
+    for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
+        let name = entry.map_err(failed("list", folder))?.file_name();
+        let is_part = name.to_str().is_some_and(|name| name.ends_with(ENDING) && Some(name) != kept);
+        if is_part {
+            let path = folder.join(name);
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
+    let file = file.display().to_string();
+    move |cause| SlotError::Io { operation, file, cause }
+}

@@ -1,0 +1,326 @@
+//! A bundle that comes over a connection that may break: the device's side of `models/TRANSFER.md`.
+//!
+//! What has come so far stays in a part file beside the slots, named by the SHA-256 that the sender claims; no record
+//! refers to it. Only a part that is whole and has that SHA-256 goes through the same installation as any file.
+
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::path::Path;
+
+use super::folder::Folder;
+use super::part::Part;
+use super::state::{Held, Name, Slot};
+use super::store::Store;
+use super::{Settings, SlotError};
+use crate::bundle::{BundleError, Digest, MAX_HEAD_BYTES, Roots};
+
+/// The protocol's version.
+pub const PROTOCOL: u32 = 1;
+/// The word that a device says first.
+pub const GREETING: &str = "candor-receive";
+/// Longest line of a sender.
+const MAX_LINE_BYTES: u64 = 256;
+/// Most bytes between two lines that say how many have come.
+const PIECE_BYTES: usize = 1 << 16;
+/// Bytes of a reason that are told.
+const MAX_REASON_BYTES: usize = 2048;
+/// Left free on the disk beside what a bundle needs: the record, the key list, and what else is at work.
+const SPARE_BYTES: u64 = 1 << 20;
+
+/// What is received for.
+pub struct Place<'a> {
+    /// The slots' folder.
+    pub folder: &'a Path,
+    /// Who may sign key lists.
+    pub roots: &'a Roots,
+    /// The device's limits.
+    pub limits: &'a Settings,
+    /// The system's clock, s since 1970.
+    pub now_unix_s: fn() -> u64,
+}
+
+/// How a conversation ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// The sender asked for the slots' state only.
+    Told,
+    /// A slot holds the bundle already: the word for its state, and the bundle.
+    Held(&'static str, Held),
+    /// It is installed.
+    Installed(Held),
+    /// The bundle, the step or the request is refused; the same again would be.
+    Refused(String),
+    /// Another transfer is under way.
+    Busy,
+    /// All came, and not what was announced; it is forgotten.
+    Again(String),
+    /// The device couldn't do its part.
+    Failed(String),
+    /// The sender went away, or said nothing for too long; so many bytes are kept.
+    Cut {
+        /// They.
+        kept_bytes: u64,
+    },
+}
+
+impl Ending {
+    /// The last line.
+    fn line(&self) -> Option<String> {
+        let named = |held: &Held| format!("{} {}", held.id, held.version);
+        match self {
+            Ending::Told | Ending::Cut { .. } => None,
+            Ending::Held(state, held) => Some(format!("held {state} {}", named(held))),
+            Ending::Installed(held) => Some(format!("installed {}", named(held))),
+            Ending::Refused(why) => Some(format!("refused {why}")),
+            Ending::Busy => Some("busy another transfer is under way".to_owned()),
+            Ending::Again(why) => Some(format!("again {why}")),
+            Ending::Failed(why) => Some(format!("failed {why}")),
+        }
+    }
+}
+
+impl From<SlotError> for Ending {
+    fn from(error: SlotError) -> Self {
+        if error.is_of_disk() {
+            Ending::Failed(error.to_string())
+        } else {
+            Ending::Refused(error.to_string())
+        }
+    }
+}
+
+/// The two directions of a connection.
+struct Link<R, W> {
+    input: BufReader<R>,
+    output: W,
+}
+
+impl<R: Read, W: Write> Link<R, W> {
+    /// Says a line. That nobody listens shows when nothing more comes.
+    fn say(&mut self, line: &str) {
+        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let line = &line[..line.floor_char_boundary(MAX_REASON_BYTES)];
+        let _ = writeln!(self.output, "{line}").and_then(|()| self.output.flush());
+    }
+
+    /// As [`Link::say`] for text that is long and known to be one line.
+    fn tell(&mut self, word: &str, text: &str) {
+        let _ = writeln!(self.output, "{word} {text}").and_then(|()| self.output.flush());
+    }
+
+    /// The sender's next line; nothing where the sender is gone.
+    fn line(&mut self) -> Option<String> {
+        let mut bytes = Vec::new();
+        let n = self.input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut bytes).ok()?;
+        match bytes.strip_suffix(b"\n") {
+            Some(line) => Some(String::from_utf8_lossy(line).into_owned()),
+            // Too long to be any that is known.
+            None if n as u64 == MAX_LINE_BYTES => Some(String::new()),
+            None => None,
+        }
+    }
+}
+
+/// What a sender may ask first.
+enum Request {
+    Status,
+    Bundle { digest: Digest, size_bytes: u64 },
+}
+
+impl Request {
+    fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split(' ').collect();
+        match *words.as_slice() {
+            ["status"] => Some(Request::Status),
+            ["bundle", digest, size] => {
+                let digest = Digest::try_from(digest.to_owned()).ok()?;
+                Some(Request::Bundle { digest, size_bytes: number(size)? })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Digits only.
+fn number(word: &str) -> Option<u64> {
+    word.bytes().all(|b| b.is_ascii_digit()).then(|| word.parse().ok()).flatten()
+}
+
+/// One conversation with a sender, from the greeting to the last line. `input` may end or fail at any byte; what has
+/// come until then is kept for the next conversation.
+pub fn receive(place: &Place<'_>, input: impl Read, output: impl Write) -> Ending {
+    let mut link = Link { input: BufReader::with_capacity(PIECE_BYTES, input), output };
+    link.say(&format!("{GREETING} {PROTOCOL} {}", env!("CARGO_PKG_VERSION")));
+    let ending = match link.line().map(|line| (Request::parse(&line), line)) {
+        None => Ending::Cut { kept_bytes: 0 },
+        Some((Some(Request::Status), _)) => status(place, &mut link).unwrap_or_else(Ending::from),
+        Some((Some(Request::Bundle { digest, size_bytes }), _)) => {
+            bundle(place, &mut link, digest, size_bytes).unwrap_or_else(Ending::from)
+        }
+        Some((None, line)) => {
+            let found = line.escape_debug();
+            Ending::Refused(format!("protocol: expected status or bundle SHA-256 SIZE, found \"{found}\""))
+        }
+    };
+    if let Some(line) = ending.line() {
+        link.say(&line);
+    }
+    ending
+}
+
+fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
+    Store::open(Folder::to_read(folder).map_err(failed("open", folder))?)
+}
+
+fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
+    let file = file.display().to_string();
+    move |cause| SlotError::Io { operation, file, cause }
+}
+
+fn status<R: Read, W: Write>(place: &Place<'_>, link: &mut Link<R, W>) -> Result<Ending, SlotError> {
+    // Whoever has never received anything has no folder yet.
+    if !place.folder.is_dir() {
+        drop(Folder::lock(place.folder).map_err(failed("lock", place.folder))?);
+    }
+    let status = readable(place.folder)?.status(place.roots)?;
+    link.tell("status", &status.to_string());
+    Ok(Ending::Told)
+}
+
+fn bundle<R: Read, W: Write>(
+    place: &Place<'_>,
+    link: &mut Link<R, W>,
+    digest: Digest,
+    size_bytes: u64,
+) -> Result<Ending, SlotError> {
+    if let Some(ending) = settled(place, digest, size_bytes)? {
+        return Ok(ending);
+    }
+    let Some(mut part) = Part::open(place.folder, digest, size_bytes)? else { return Ok(Ending::Busy) };
+    // What another sender has finished since is not to be sent again.
+    if let Some(ending) = settled(place, digest, size_bytes)? {
+        part.forget()?;
+        return Ok(ending);
+    }
+    if let Some(ending) = lacks_room(place, size_bytes, part.n_bytes()) {
+        return Ok(ending);
+    }
+    link.say(&format!("have {} {}", part.n_bytes(), part.digest()));
+    let Some(line) = link.line() else { return Ok(Ending::Cut { kept_bytes: part.n_bytes() }) };
+    match line.strip_prefix("from ").and_then(number) {
+        Some(0) => part.empty()?,
+        Some(n) if n == part.n_bytes() => {}
+        _ => {
+            let n = part.n_bytes();
+            let found = line.escape_debug();
+            return Ok(Ending::Refused(format!("protocol: expected from 0 or from {n}, found \"{found}\"")));
+        }
+    }
+    if let Err(error) = fill(&mut part, size_bytes, link) {
+        // A device must not stay with a full disk.
+        if is_full(&error) {
+            part.forget()?;
+        }
+        return Err(error);
+    }
+    if part.n_bytes() < size_bytes {
+        part.sync()?;
+        return Ok(Ending::Cut { kept_bytes: part.n_bytes() });
+    }
+    let found = part.digest();
+    if found != digest {
+        part.forget()?;
+        return Ok(Ending::Again(format!("expected SHA-256 {digest}, found {found}")));
+    }
+    install(place, part)
+}
+
+/// What can be said before a byte has come.
+fn settled(place: &Place<'_>, digest: Digest, size_bytes: u64) -> Result<Option<Ending>, SlotError> {
+    let limit_bytes = place.limits.max_bundle_bytes.saturating_add(MAX_HEAD_BYTES);
+    if !(1..=limit_bytes).contains(&size_bytes) {
+        let why = format!("size: expected 1 to {limit_bytes} bytes, found {size_bytes}");
+        return Ok(Some(Ending::Refused(why)));
+    }
+    if !place.folder.is_dir() {
+        return Ok(None);
+    }
+    let store = readable(place.folder)?;
+    let slots = &store.record().slots;
+    for name in Name::ALL {
+        let state = match slots.slot(name) {
+            Slot::Staged(held) => Some(("staged", held)),
+            Slot::Trial { held, .. } => Some(("trial", held)),
+            Slot::Confirmed(held) if slots.current() == Some(name) => Some(("confirmed", held)),
+            Slot::Confirmed(_) | Slot::Empty | Slot::Bad { .. } => None,
+        };
+        if let Some((state, held)) = state
+            && held.digest == digest
+        {
+            return Ok(Some(Ending::Held(state, held.clone())));
+        }
+    }
+    slots.can_stage()?;
+    Ok(None)
+}
+
+/// Refuses what would fill the disk: the rest of the part and its copy, which installing makes.
+fn lacks_room(place: &Place<'_>, size_bytes: u64, had_bytes: u64) -> Option<Ending> {
+    // A file system that doesn't tell is found out by writing.
+    let disk = rustix::fs::statvfs(place.folder).ok()?;
+    let found = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let expected = size_bytes.saturating_mul(2).saturating_sub(had_bytes).saturating_add(SPARE_BYTES);
+    (found < expected).then(|| {
+        let folder = place.folder.display();
+        Ending::Failed(format!("disk of {folder}: expected {expected} free bytes, found {found}"))
+    })
+}
+
+/// Takes bytes until the part is whole or nothing more comes.
+fn fill<R: Read, W: Write>(part: &mut Part, size_bytes: u64, link: &mut Link<R, W>) -> Result<(), SlotError> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut n_told = part.n_bytes();
+    loop {
+        let n_left = size_bytes - part.n_bytes();
+        let n_wanted = usize::try_from(n_left).unwrap_or(usize::MAX).min(PIECE_BYTES);
+        let n_read = match link.input.read(&mut piece[..n_wanted]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // A sender who is gone, however, may come again.
+            Ok(0) | Err(_) => return Ok(()),
+            Ok(n) => n,
+        };
+        part.append(&piece[..n_read])?;
+        if part.n_bytes() - n_told >= PIECE_BYTES as u64 || part.n_bytes() == size_bytes {
+            n_told = part.n_bytes();
+            link.say(&format!("got {n_told}"));
+        }
+    }
+}
+
+fn is_full(error: &SlotError) -> bool {
+    let kind = match error {
+        SlotError::Io { cause, .. } | SlotError::Bundle(BundleError::Copy(cause)) => cause.kind(),
+        _ => return false,
+    };
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn install(place: &Place<'_>, mut part: Part) -> Result<Ending, SlotError> {
+    let mut store = Store::open(Folder::lock(place.folder).map_err(failed("lock", place.folder))?)?;
+    let outcome =
+        store.install(part.reader()?, place.roots, place.limits, (place.now_unix_s)()).map(Ending::Installed);
+    match &outcome {
+        // The bundle is none the worse for what the slots or the disk are in the midst of.
+        Err(SlotError::Refused(_)) => {}
+        Err(error) if error.is_of_disk() && !is_full(error) => {}
+        _ => part.forget()?,
+    }
+    outcome
+}
+
+/// Forgets what has come of a transfer that isn't under way: whoever installs another bundle wants the room.
+///
+/// # Errors
+/// [`SlotError::Io`].
+pub fn forget_part(folder: &Path) -> Result<(), SlotError> {
+    Part::forget_all(folder)
+}
