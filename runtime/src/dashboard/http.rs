@@ -215,7 +215,8 @@ impl Answer {
         line("Content-Security-Policy", POLICY);
         line("Cross-Origin-Opener-Policy", "same-origin");
         line("Cross-Origin-Resource-Policy", "same-origin");
-        line("Referrer-Policy", "no-referrer");
+        // Without any referrer a browser sends forms with a null Origin.
+        line("Referrer-Policy", "same-origin");
         line("X-Content-Type-Options", "nosniff");
         line("X-Frame-Options", "DENY");
         for (name, value) in &self.headers {
