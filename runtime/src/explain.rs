@@ -16,8 +16,8 @@ use candor::report::{heat, table};
 use candor::resample::Resampler;
 use candor::source::{self, SourceError};
 
+use crate::chosen;
 use crate::cli::Explain;
-use crate::models;
 use crate::scan::{exit, stop_flag};
 
 /// What went wrong with one input.
@@ -60,7 +60,7 @@ impl<'a> Looker<'a> {
     fn new(args: &'a Explain) -> Result<Self, String> {
         let config = args.settings().map_err(|error| error.to_string())?;
         let engine = Engine::new(&config.engine).map_err(|error| error.to_string())?;
-        let chosen = models::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
+        let chosen = chosen::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
         for note in chosen.notes {
             eprintln!("candor: {note}");
         }

@@ -1,6 +1,7 @@
 //! `candor`: arguments -> settings -> bundle -> scan -> exit code.
 
 mod bench;
+mod chosen;
 mod cli;
 mod dropping;
 mod explain;

@@ -1,4 +1,4 @@
-//! `candor bundle` and `candor slot`: what is installed, what may be, and which model a run uses.
+//! `candor bundle` and `candor slot`: what is installed, and what may be.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,9 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use candor::bundle::{self, BundleError, Digest, Manifest, Roots, UnverifiedBundle, VerifiedBundle};
-use candor::engine::{Engine, EngineError};
-use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, TrialLock};
+use candor::bundle::{BundleError, Roots, UnverifiedBundle, VerifiedBundle};
+use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store};
 
 use crate::cli::Device;
 use crate::scan::exit;
@@ -92,7 +91,7 @@ enum Step {
 }
 
 /// A command that went wrong: its exit code and what to say.
-struct Failure(u8, String);
+pub(crate) struct Failure(pub(crate) u8, pub(crate) String);
 
 impl From<SlotError> for Failure {
     fn from(error: SlotError) -> Self {
@@ -106,7 +105,7 @@ impl From<BundleError> for Failure {
     }
 }
 
-fn usage(message: impl ToString) -> Failure {
+pub(crate) fn usage(message: impl ToString) -> Failure {
     Failure(exit::USAGE, message.to_string())
 }
 
@@ -183,7 +182,7 @@ fn verify(args: &BundleFile) -> Result<(), Failure> {
 }
 
 /// A bundle that the device would install, by what its slots have seen.
-fn admitted(
+pub(crate) fn admitted(
     file: &Path,
     settings: &Settings,
     roots: &Roots,
@@ -200,16 +199,16 @@ pub(crate) fn run_slot(args: &Slot) -> ExitCode {
     ended(slot_step(args))
 }
 
-fn failed(operation: &'static str, folder: &Path) -> impl FnOnce(io::Error) -> SlotError {
+pub(crate) fn failed(operation: &'static str, folder: &Path) -> impl FnOnce(io::Error) -> SlotError {
     let file = folder.display().to_string();
     move |cause| SlotError::Io { operation, file, cause }
 }
 
-fn locked(folder: &Path) -> Result<Store<Folder>, SlotError> {
+pub(crate) fn locked(folder: &Path) -> Result<Store<Folder>, SlotError> {
     Store::open(Folder::lock(folder).map_err(failed("lock", folder))?)
 }
 
-fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
+pub(crate) fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
     Store::open(Folder::to_read(folder).map_err(failed("open", folder))?)
 }
 
@@ -302,210 +301,4 @@ fn print_status(store: &Store<Folder>, roots: &Roots) -> Result<(), Failure> {
 fn of(held: &Held) -> String {
     let (id, version, epoch) = (&held.id, &held.version, held.security_epoch);
     format!("{id} {version}, epoch {epoch}, signed by {}", held.signers.join(", "))
-}
-
-/// The bundle that a run uses.
-pub(crate) struct Chosen {
-    /// It.
-    pub(crate) bundle: bundle::Bundle,
-    /// The slot's file that it is of.
-    pub(crate) digest: Option<Digest>,
-    /// Set where it is in trial.
-    pub(crate) trial: Option<Trial>,
-    /// What went wrong on the way, for people.
-    pub(crate) notes: Vec<String>,
-}
-
-/// A trial that this run makes, and no other one while it lives.
-pub(crate) struct Trial {
-    digest: Digest,
-    folder: PathBuf,
-    _lock: TrialLock,
-}
-
-/// What a run with a bundle in trial came to.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// It scored crops.
-    RanWell,
-    /// It met none.
-    NothingToScore,
-    /// Its network failed, and how.
-    Failed(String),
-}
-
-impl Trial {
-    /// Writes down what the run came to.
-    pub(crate) fn end(self, outcome: &Outcome) {
-        let now = now_unix_s();
-        let written = locked(&self.folder).and_then(|mut store| match outcome {
-            Outcome::RanWell => store.ran_well(self.digest, now),
-            Outcome::NothingToScore => store.was_not_tried(self.digest, now),
-            Outcome::Failed(reason) => {
-                let held = store.record().slots.held().find(|held| held.digest == self.digest).cloned();
-                held.map_or(Ok(()), |held| store.fail(&held, reason, now))
-            }
-        });
-        if let Err(error) = written {
-            eprintln!("candor: {error}; this run counts as a failed start");
-        }
-    }
-}
-
-/// The bundle that a run uses: the one that is named, else the slots', else the built-in one.
-///
-/// # Errors
-/// What is wrong with the bundle that was named, or with the settings.
-fn bundle_to_run(named: Option<&Path>, settings: &Settings, engine: &Engine) -> Result<Chosen, String> {
-    let alone = |bundle| Chosen { bundle, digest: None, trial: None, notes: Vec::new() };
-    match (named, &settings.folder) {
-        (Some(folder), _) if folder.is_dir() => {
-            bundle::Bundle::open(folder).map(alone).map_err(|error| error.to_string())
-        }
-        (Some(file), _) => signed(file, settings).map(alone).map_err(|Failure(_, message)| message),
-        (None, None) => bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string()),
-        (None, Some(folder)) => {
-            let roots = settings.roots().map_err(|error| error.to_string())?;
-            from_slots(folder, &roots, settings, engine).or_else(|error| {
-                let mut chosen = bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string())?;
-                chosen.notes.push(format!("{error}; the built-in bundle runs"));
-                Ok(chosen)
-            })
-        }
-    }
-}
-
-/// As [`bundle_to_run`] without a trial: what is confirmed, so that nothing is written down.
-///
-/// # Errors
-/// As [`bundle_to_run`].
-pub(crate) fn bundle_to_look_at(
-    named: Option<&Path>,
-    settings: &Settings,
-    engine: &Engine,
-) -> Result<Chosen, String> {
-    let (None, Some(folder)) = (named, &settings.folder) else {
-        return bundle_to_run(named, settings, engine);
-    };
-    let roots = settings.roots().map_err(|error| error.to_string())?;
-    let store = readable(folder).map_err(|error| error.to_string())?;
-    let started = slot::start_without_trial(&store, &roots, Some("looking into a model is no trial"))
-        .map_err(|error| error.to_string())?;
-    Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
-}
-
-/// As [`load`] without a trial, which is made beside the model that is chosen; its file where it is a slot's.
-///
-/// # Errors
-/// What to say.
-pub(crate) fn load_beside<T>(
-    named: Option<&Path>,
-    settings: &Settings,
-    engine: &Engine,
-    make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
-) -> Result<(T, bundle::Bundle, Option<Digest>), String> {
-    let chosen = match (named, &settings.folder) {
-        (None, Some(folder)) if folder.is_dir() => {
-            let roots = settings.roots().map_err(|error| error.to_string())?;
-            let started = readable(folder).map_err(|error| error.to_string()).and_then(|store| {
-                slot::start_without_trial(&store, &roots, None).map_err(|error| error.to_string())
-            });
-            match started {
-                Ok(slot::Started { bundle, digest, notes, .. }) => {
-                    Chosen { bundle, digest, trial: None, notes }
-                }
-                Err(error) => {
-                    let bundle = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
-                    let notes = vec![format!("{error}; the built-in bundle runs")];
-                    Chosen { bundle, digest: None, trial: None, notes }
-                }
-            }
-        }
-        _ => bundle_to_run(named, settings, engine)?,
-    };
-    let digest = chosen.digest;
-    let id = chosen.bundle.manifest().id.clone();
-    let (made, bundle, _) = made(chosen, named.is_some(), make)?;
-    let digest = digest.filter(|_| bundle.manifest().id == id);
-    Ok((made, bundle, digest))
-}
-
-/// What a run loads of the bundle that it uses, and the trial where that is in one. A model of the slots that can't be
-/// loaded gives way to the built-in one.
-///
-/// # Errors
-/// What to say.
-pub(crate) fn load<T>(
-    named: Option<&Path>,
-    settings: &Settings,
-    engine: &Engine,
-    make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
-) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
-    made(bundle_to_run(named, settings, engine)?, named.is_some(), make)
-}
-
-fn made<T>(
-    chosen: Chosen,
-    is_named: bool,
-    make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
-) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
-    let Chosen { bundle, trial, notes, .. } = chosen;
-    for note in notes {
-        eprintln!("candor: {note}");
-    }
-    match make(&bundle) {
-        Ok(made) => Ok((made, bundle, trial)),
-        Err(error) if !is_named && is_of(&error, bundle.manifest()) => {
-            let built_in = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
-            let made = make(&built_in).map_err(|error| error.to_string())?;
-            eprintln!("candor: {error}; the built-in model runs");
-            if let Some(trial) = trial {
-                trial.end(&Outcome::Failed(error.to_string()));
-            }
-            Ok((made, built_in, None))
-        }
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Whether the network that failed is the bundle's.
-pub(crate) fn is_of(error: &EngineError, manifest: &Manifest) -> bool {
-    match error {
-        EngineError::Load { network, .. }
-        | EngineError::Shape { network, .. }
-        | EngineError::Run { network, .. } => *network == manifest.id,
-        EngineError::Kernels { .. } => false,
-    }
-}
-
-fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) -> Result<Chosen, SlotError> {
-    let why = match alone(path) {
-        Ok(Ok((folder, lock))) => {
-            let started = slot::start(&mut Store::open(folder)?, engine, roots, settings, now_unix_s())?;
-            let trial = |digest| Trial { digest, folder: path.to_owned(), _lock: lock };
-            let trial = started.trial.map(trial);
-            return Ok(Chosen {
-                bundle: started.bundle,
-                digest: started.digest,
-                trial,
-                notes: started.notes,
-            });
-        }
-        Ok(Err(why)) => why.to_owned(),
-        // A folder that can't be written can be read all the same.
-        Err(error) => failed("lock", path)(error).to_string(),
-    };
-    let started = slot::start_without_trial(&readable(path)?, roots, Some(&why))?;
-    Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
-}
-
-/// The folder and the right to make a trial in it, or who has one of them.
-fn alone(path: &Path) -> io::Result<Result<(Folder, TrialLock), &'static str>> {
-    let Some(folder) = Folder::try_lock(path)? else { return Ok(Err("the slots are being changed")) };
-    Ok(folder.try_lock_trial()?.map(|lock| (folder, lock)).ok_or("another run makes a trial"))
-}
-
-fn signed(file: &Path, settings: &Settings) -> Result<bundle::Bundle, Failure> {
-    let roots = settings.roots().map_err(usage)?;
-    Ok(admitted(file, settings, &roots)?.load()?.0)
 }

@@ -20,8 +20,8 @@ use candor::report::{faces, heat, json, table};
 use candor::source::{self, FrameSource, SourceError};
 use candor::stopwatch::{Stage, Stopwatch};
 
+use crate::chosen::{self, Outcome};
 use crate::cli::Scan;
-use crate::models::{self, Outcome};
 
 /// Exit codes; documented in `candor scan --help`, never renumbered.
 pub(crate) mod exit {
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Scan) -> ExitCode {
         let explainer = || Explainer::of(&engine, bundle);
         Ok((scanner, args.heat_maps.then(explainer).transpose()?))
     };
-    let loaded = models::load(args.networks.bundle.as_deref(), &config.slots, &engine, load);
+    let loaded = chosen::load(args.networks.bundle.as_deref(), &config.slots, &engine, load);
     let (scanner, explainer, trial) = match loaded {
         Ok(((scanner, explainer), _, trial)) => (scanner, explainer, trial),
         Err(message) => return usage(message),
@@ -229,7 +229,7 @@ impl Job<'_> {
             }
             Err(error) => {
                 if let ScanError::Engine(cause) = &error
-                    && models::is_of(cause, &manifest)
+                    && chosen::is_of(cause, &manifest)
                 {
                     *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause.to_string());
                 }

@@ -12,8 +12,8 @@ use clap::Args;
 use image::RgbImage;
 use serde_json::json;
 
+use crate::chosen;
 use crate::cli::Networks;
-use crate::models;
 use crate::scan::exit;
 
 const EXAMPLES: &str = "\
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &VerifyLog) -> ExitCode {
 fn checked(args: &VerifyLog) -> Result<Checked, String> {
     let config = args.networks.settings().map_err(|error| error.to_string())?;
     let engine = Engine::new(&config.engine).map_err(|error| error.to_string())?;
-    let here = models::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
+    let here = chosen::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
     let bundles = [here.bundle, Bundle::embedded().map_err(|error| error.to_string())?];
     let mut classifiers: Vec<(Model, Classifier)> = Vec::new();
     for bundle in &bundles {

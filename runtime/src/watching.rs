@@ -28,9 +28,9 @@ use candor::watch::models::{Fixed, Models, Succession};
 use candor::watch::notify::Notifier;
 use candor::watch::{self, Watcher};
 
+use crate::chosen;
 use crate::cli::Watch;
 use crate::dropping::Looking;
-use crate::models;
 use crate::scan::{self, exit};
 
 /// How long an outlet may take for what is left when all is over.
@@ -69,7 +69,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let log = log.transpose()?;
     let load = |bundle: &Bundle| Watcher::new(&engine, config.detect, &config.watch, bundle);
     let named = args.networks.bundle.as_deref();
-    let (watcher, bundle, running) = models::load_beside(named, &config.slots, &engine, load)?;
+    let (watcher, bundle, running) = chosen::load_beside(named, &config.slots, &engine, load)?;
     let _looking = Looking::start(&config.slots);
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));

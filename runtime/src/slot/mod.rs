@@ -6,6 +6,7 @@
 
 mod admission;
 mod dropped;
+mod error;
 mod folder;
 mod part;
 mod receive;
@@ -23,13 +24,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::admission::{Inadmissible, Known};
 pub use self::dropped::{Found, Looker, Outcome};
+pub use self::error::SlotError;
 pub use self::folder::{Folder, TrialLock};
 pub use self::receive::{Ending, GREETING, PROTOCOL, Place, forget_part, receive};
 pub use self::record::{Event, MAX_EVENTS, Record, What};
 pub use self::shadow::{Alike, Comparison, Pair, Unlike};
 pub use self::start::{Started, start, start_without_trial};
 pub use self::state::{Boot, Held, Name, Refusal, Slot, Slots};
-pub use self::store::{Files, SlotError, Store};
+pub use self::store::{Files, Store};
 pub use self::trial::{Fit, Unfit, try_out};
 
 use crate::bundle::{PublicKey, Roots, TrustError};

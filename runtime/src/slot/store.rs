@@ -7,12 +7,12 @@
 use std::io::{self, Read, Write};
 
 use super::Settings;
-use super::admission::{Inadmissible, Known};
+use super::admission::Known;
+use super::error::{OPEN, SlotError};
 use super::record::{Record, What};
-use super::state::{Boot, Held, Refusal, Slot};
+use super::state::{Boot, Held, Slot};
 use crate::bundle::{
-    Bundle, BundleError, Digest, KeyList, Roots, TrustError, UnverifiedBundle, VerifiedBundle, read_key_list,
-    write_key_list,
+    Bundle, Digest, KeyList, Roots, UnverifiedBundle, VerifiedBundle, read_key_list, write_key_list,
 };
 
 /// The states and the history.
@@ -23,8 +23,6 @@ const KEYS: &str = "keys";
 const INCOMING: &str = "incoming";
 /// The ending of bundles' names.
 const ENDING: &str = ".bundle";
-/// The operation that says that a file is gone.
-const OPEN: &str = "open";
 /// Most bytes of a record.
 const MAX_RECORD_BYTES: usize = 1 << 20;
 /// Bytes of a reason that are kept.
@@ -71,80 +69,6 @@ pub trait Files {
     /// # Errors
     /// The system's.
     fn names(&self) -> io::Result<Vec<String>>;
-}
-
-/// Why a step with slots fails.
-#[derive(Debug, thiserror::Error)]
-pub enum SlotError {
-    /// The system refuses.
-    #[error("slots: {operation} {file}: {cause}")]
-    Io {
-        /// What was being done.
-        operation: &'static str,
-        /// To what.
-        file: String,
-        /// The system's reason.
-        cause: io::Error,
-    },
-    /// The record is damaged.
-    #[error("slots: the record is damaged: {0}")]
-    Record(String),
-    /// The bundle is wrong.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// The device doesn't take the bundle.
-    #[error("bundle {id} {version} is refused: {why}")]
-    Inadmissible {
-        /// The model's name.
-        id: String,
-        /// Its version.
-        version: String,
-        /// Why.
-        why: Inadmissible,
-    },
-    /// A key list isn't trusted.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// A key list is older than the device's.
-    #[error("key list: expected a serial over {known}, which the device has, found {found}")]
-    Serial {
-        /// The device's.
-        known: u64,
-        /// The list's.
-        found: u64,
-    },
-    /// A slot's file isn't the one that was installed.
-    #[error("slots: {file}: expected SHA-256 {expected}, found {found}")]
-    Digest {
-        /// The file.
-        file: String,
-        /// When it was installed.
-        expected: Digest,
-        /// Now.
-        found: Digest,
-    },
-    /// The slots are in no state for it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-}
-
-impl SlotError {
-    /// Whether the system refused, or a file of the slots is damaged: nothing that a bundle is to blame for.
-    pub fn is_of_disk(&self) -> bool {
-        matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))
-    }
-
-    /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the
-    /// disk, of the roots, or of a program that reads another manifest.
-    pub(super) fn is_loss(&self) -> bool {
-        match self {
-            SlotError::Io { operation, cause, .. } => {
-                *operation == OPEN && cause.kind() == io::ErrorKind::NotFound
-            }
-            SlotError::Digest { .. } => true,
-            _ => false,
-        }
-    }
 }
 
 fn failed(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> SlotError {

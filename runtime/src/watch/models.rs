@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Shadow;
 use super::event::{Model, ModelStep, What};
@@ -15,6 +15,8 @@ use crate::slot::{Alike, Boot, Folder, Held, Settings, Slot, SlotError, Store, T
 
 /// How often the slots are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long the thread may take to end.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Who says which model judges; asked between two frames.
 pub trait Models {
@@ -87,16 +89,20 @@ impl Succession {
         Succession { news, reports: Some(reports), thread: Some(thread), is_reported: false }
     }
 
-    /// Ends the thread; a trial that isn't over doesn't count as one.
+    /// Ends the thread; a trial that isn't over doesn't count as one. A disk that takes too long is left alone.
     pub fn end(&mut self) {
         self.reports = None;
+        let asked = Instant::now();
         // One that waits for room has nobody left to tell.
         while let Some(thread) = &self.thread
             && !thread.is_finished()
+            && asked.elapsed() < GOODBYE
         {
             let _ = self.news.recv_timeout(Duration::from_millis(10));
         }
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.take()
+            && thread.is_finished()
+        {
             let _ = thread.join();
         }
     }
@@ -155,6 +161,7 @@ struct Keeper {
 
 impl Keeper {
     fn keep(&mut self, reports: &Receiver<Result<Alike, Unlike>>) {
+        let mut said = String::new();
         loop {
             let done = match reports.recv_timeout(LOOK) {
                 Ok(outcome) => self.settle(outcome),
@@ -167,9 +174,12 @@ impl Keeper {
                         .unwrap_or_else(|error| log::error!("{error}; this run counts as a failed start"));
                 }
             };
-            if let Err(error) = done {
-                log::error!("{error}");
+            // The same every two seconds helps nobody.
+            let problem = done.err().map_or(String::new(), |error| error.to_string());
+            if problem != said && !problem.is_empty() {
+                log::error!("{problem}");
             }
+            said = problem;
         }
     }
 

@@ -1,0 +1,84 @@
+//! Why a step with slots fails.
+
+use std::io;
+
+use super::admission::Inadmissible;
+use super::state::Refusal;
+use crate::bundle::{BundleError, Digest, TrustError};
+
+/// The operation that says that a file is gone.
+pub(super) const OPEN: &str = "open";
+
+/// Why a step with slots fails.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// The system refuses.
+    #[error("slots: {operation} {file}: {cause}")]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        file: String,
+        /// The system's reason.
+        cause: io::Error,
+    },
+    /// The record is damaged.
+    #[error("slots: the record is damaged: {0}")]
+    Record(String),
+    /// The bundle is wrong.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The device doesn't take the bundle.
+    #[error("bundle {id} {version} is refused: {why}")]
+    Inadmissible {
+        /// The model's name.
+        id: String,
+        /// Its version.
+        version: String,
+        /// Why.
+        why: Inadmissible,
+    },
+    /// A key list isn't trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A key list is older than the device's.
+    #[error("key list: expected a serial over {known}, which the device has, found {found}")]
+    Serial {
+        /// The device's.
+        known: u64,
+        /// The list's.
+        found: u64,
+    },
+    /// A slot's file isn't the one that was installed.
+    #[error("slots: {file}: expected SHA-256 {expected}, found {found}")]
+    Digest {
+        /// The file.
+        file: String,
+        /// When it was installed.
+        expected: Digest,
+        /// Now.
+        found: Digest,
+    },
+    /// The slots are in no state for it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl SlotError {
+    /// Whether the system refused, or a file of the slots is damaged: nothing that a bundle is to blame for.
+    pub fn is_of_disk(&self) -> bool {
+        matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))
+    }
+
+    /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the
+    /// disk, of the roots, or of a program that reads another manifest.
+    pub(super) fn is_loss(&self) -> bool {
+        match self {
+            SlotError::Io { operation, cause, .. } => {
+                *operation == OPEN && cause.kind() == io::ErrorKind::NotFound
+            }
+            SlotError::Digest { .. } => true,
+            _ => false,
+        }
+    }
+}
