@@ -3,6 +3,8 @@
 mod bench;
 mod cli;
 mod explain;
+#[cfg(feature = "manual")]
+mod manual;
 mod models;
 mod scan;
 mod watching;
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Bundle(command) => models::run_bundle(&command),
         cli::Command::Slot(args) => models::run_slot(&args),
+        #[cfg(feature = "manual")]
+        cli::Command::Manual { folder } => manual::run(&folder),
     }
 }
 
