@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from board import PROGRAM, REPO, boot
+from board import CLIP, PROGRAM, REPO, boot, ffmpeg
 
 # When the plug is pulled, as what the board waits for, and what the slots may then hold.
 CUTS = [
@@ -87,6 +87,8 @@ def pull_the_plug(board, job):
     job.mkdir()
     shutil.copy(PROGRAM, job / "candor")
     signed_bundle(job)
+    picture = [ffmpeg(), "-v", "error", "-i", CLIP, "-frames:v", "1", job / "face.png"]
+    subprocess.run(picture, check=True)
     disk = job.parent / "disk"
     with disk.open("wb") as file:
         file.truncate(64 << 20)
@@ -98,7 +100,7 @@ def pull_the_plug(board, job):
     steps += [(CONFIRMED, CONFIRM, {"confirmed"}), (None, "", None)]
     for name, script, allowed in steps:
         (job / "main").write_text(CHECK + script)
-        console = boot(board, job, more)
+        console = boot(board, job, more, is_timed=False)
         if before:
             word, about = found(job)
             is_good = word in before[1]
