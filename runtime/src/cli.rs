@@ -51,6 +51,13 @@ pub(crate) enum Command {
     Bundle(models::Bundle),
     /// Install models, and keep or give up what is installed.
     Slot(models::Slot),
+    /// Write manual pages and shell completions, for packages.
+    #[cfg(feature = "manual")]
+    #[command(hide = true)]
+    Manual {
+        /// An existing folder.
+        folder: PathBuf,
+    },
 }
 
 const EXAMPLES: &str = "\

@@ -5,6 +5,8 @@ mod chosen;
 mod cli;
 mod dropping;
 mod explain;
+#[cfg(feature = "manual")]
+mod manual;
 mod models;
 mod receiving;
 mod scan;
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
         cli::Command::Bench(args) => bench::run(&args),
         cli::Command::Bundle(command) => models::run_bundle(&command),
         cli::Command::Slot(args) => models::run_slot(&args),
+        #[cfg(feature = "manual")]
+        cli::Command::Manual { folder } => manual::run(&folder),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Resizing of any rectangle of an RGB picture to a square, also of one that leaves the picture.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 use crate::geom::Rect;
@@ -59,10 +60,12 @@ fn resize(
     height_px: u32,
     options: &ResizeOptions,
 ) -> Option<RgbImage> {
-    let from = ImageRef::new(source.width(), source.height(), source.as_raw(), PixelType::U8x3).ok()?;
-    let mut to = Image::new(width_px, height_px, PixelType::U8x3);
-    resizer.resize(&from, &mut to, Some(options)).ok()?;
-    RgbImage::from_raw(width_px, height_px, to.into_vec())
+    // Typed, so that the program holds code for no other kind of pixels.
+    let from = TypedImageRef::<U8x3>::from_buffer(source.width(), source.height(), source.as_raw()).ok()?;
+    let mut resized = RgbImage::new(width_px, height_px);
+    let mut to = TypedImage::<U8x3>::from_buffer(width_px, height_px, &mut resized).ok()?;
+    resizer.resize_typed(&from, &mut to, Some(options)).ok()?;
+    Some(resized)
 }
 
 /// Copies the rectangle from `(x0, y0)` to `(x1, y1)`, parts of it outside the picture, to `window`.

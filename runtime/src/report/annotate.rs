@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use rusty_h264_common::YuvPlanes;
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig};
@@ -196,12 +197,13 @@ impl AnnotatedVideo {
         let (width, height) = self.canvas.dimensions();
         let is_scaled = picture.width() > width || picture.height() > height;
         if is_scaled {
-            let from = ImageRef::new(picture.width(), picture.height(), picture.as_raw(), PixelType::U8x3)
-                .map_err(|e| e.to_string())?;
-            let mut to = Image::from_slice_u8(width, height, self.canvas.as_mut(), PixelType::U8x3)
+            let from =
+                TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_raw())
+                    .map_err(|e| e.to_string())?;
+            let mut to = TypedImage::<U8x3>::from_buffer(width, height, self.canvas.as_mut())
                 .map_err(|e| e.to_string())?;
             let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-            self.resizer.resize(&from, &mut to, Some(&options)).map_err(|e| e.to_string())?;
+            self.resizer.resize_typed(&from, &mut to, Some(&options)).map_err(|e| e.to_string())?;
         } else {
             copy_padded(picture, &mut self.canvas);
         }

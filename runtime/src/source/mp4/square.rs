@@ -1,7 +1,8 @@
 //! Pixels that aren't square, and making them so.
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::frame::{PixelFormat, Plane};
 use crate::source::h264::Picture;
@@ -45,15 +46,14 @@ pub(super) fn make_square(picture: Picture, pixel_aspect: Option<(u32, u32)>) ->
     for (plane_idx, plane) in picture.planes.iter().enumerate() {
         let (from_width, from_height) = size(plane_idx, picture.width_px, picture.height_px);
         let (to_width, to_height) = size(plane_idx, width_px, height_px);
-        let mut samples = plane.samples.clone();
-        let Ok(from) = Image::from_slice_u8(from_width, from_height, &mut samples, PixelType::U8) else {
-            return picture;
-        };
-        let mut to = Image::new(to_width, to_height, PixelType::U8);
-        if resizer.resize(&from, &mut to, &options).is_err() {
+        let mut samples = vec![0; to_width as usize * to_height as usize];
+        let from = TypedImageRef::<U8>::from_buffer(from_width, from_height, &plane.samples);
+        let to = TypedImage::<U8>::from_buffer(to_width, to_height, &mut samples);
+        let (Ok(from), Ok(mut to)) = (from, to) else { return picture };
+        if resizer.resize_typed(&from, &mut to, &options).is_err() {
             return picture;
         }
-        planes.push(Plane { samples: to.into_vec(), stride_bytes: to_width as usize });
+        planes.push(Plane { samples, stride_bytes: to_width as usize });
     }
     Picture { width_px, height_px, planes, ..picture }
 }

@@ -1,0 +1,87 @@
+"""The virtual board itself: its tools, how it boots, and the clip that is played to it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+PROGRAM = REPO / "target/cross/aarch64-unknown-linux-gnu/candor"
+CLIP = REPO / "tests/fixtures/astronaut.mp4"
+# Frames of the clip, one of so many, there and back, so that a face that goes round and round never jumps.
+N_FRAMES, STEP = 20, 5
+
+
+def tools():
+    """The folder of the board's tools; those of cross/setup come first on the PATH from here on."""
+    env_file = subprocess.run([REPO / "cross/setup"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    path = f"{Path(env_file).parent / 'bin'}:{os.environ['PATH']}"
+    os.environ["PATH"] = path
+    board = subprocess.run([REPO / "tests/board/setup"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    return Path(board)
+
+
+def ffmpeg():
+    """The one that the other tests use."""
+    named = os.environ.get("CANDOR_FFMPEG")
+    found = [Path(named)] if named else (REPO / ".cache/venv/lib").glob("*/site-packages/imageio_ffmpeg/binaries/ffmpeg-*")
+    path = next(iter(found), None) or shutil.which("ffmpeg")
+    return path or sys.exit("tests/board/run: no ffmpeg: run tests/setup, or set CANDOR_FFMPEG")
+
+
+def y4m(fourcc, size, frames):
+    """The same samples as `frames`, as a file that a scan reads."""
+    width, height = map(int, size.split("x"))
+    n_bytes = width * height * (2 if fourcc == "YUYV" else 3) // (1 if fourcc == "YUYV" else 2)
+    chroma = "422" if fourcc == "YUYV" else "420jpeg"
+    parts = [f"YUV4MPEG2 W{width} H{height} F10:1 Ip A1:1 C{chroma}\n".encode()]
+    for at in range(0, len(frames), n_bytes):
+        frame = frames[at : at + n_bytes]
+        if fourcc == "YUYV":
+            planes = [frame[0::2], frame[1::4], frame[3::4]]
+        else:
+            chroma_bytes = frame[width * height :]
+            planes = [frame[: width * height], chroma_bytes[0::2], chroma_bytes[1::2]]
+        parts += [b"FRAME\n", *planes]
+    return b"".join(parts)
+
+
+def prepare_clip(job, fourcc, size):
+    """Puts the clip's frames into `job`; what a scan says of them."""
+    width, height = map(int, size.split("x"))
+    layout = {"YUYV": "yuyv422", "NV12": "nv12"}[fourcc]
+    fitted = f"select=not(mod(n\\,{STEP})),scale=-2:{height},crop='min(iw,{width})':{height},pad={width}:{height}:-1:-1"
+    command = [ffmpeg(), "-v", "error", "-i", CLIP, "-vf", fitted, "-fps_mode", "passthrough", "-frames:v", str(N_FRAMES)]
+    there = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", layout, "-"], stdout=subprocess.PIPE, check=True).stdout
+    n_bytes = len(there) // N_FRAMES
+    frames = [there[at : at + n_bytes] for at in range(0, len(there), n_bytes)]
+    both = b"".join(frames + frames[-2:0:-1])
+    (job / f"clip.{size}.{fourcc}").write_bytes(both)
+    with tempfile.NamedTemporaryFile(suffix=".y4m") as video:
+        video.write(y4m(fourcc, size, both))
+        video.flush()
+        command = ["qemu-aarch64", "-cpu", "cortex-a72", PROGRAM, "scan", "--json", "--no-progress"]
+        command += ["--min-face-px", "100", video.name]
+        lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
+    return next(event for event in map(json.loads, lines) if event["event"] == "summary")
+
+
+def boot(board, job, more=(), is_timed=True, timeout_s=1800):
+    """Runs /job/main on the board until it turns itself off; what its console showed.
+
+    `is_timed` gives it a time of its own, in which an instruction is a nanosecond and waiting takes none. Not with a
+    disk: while the board waits for the disk of this machine, that time runs away.
+    """
+    command = [board / "qemu", "-M", "virt", "-cpu", "cortex-a72", "-m", "1024", "-nographic", "-nic", "none"]
+    command += ["-no-reboot", *(["-icount", "shift=0,sleep=off"] if is_timed else [])]
+    command += ["-kernel", board / "kernel", "-initrd", board / "initramfs", "-append", "console=ttyAMA0 quiet panic=-1"]
+    command += ["-virtfs", f"local,path={job},mount_tag=job,security_model=none", *more]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired as late:
+        shown = (late.stdout or b"").decode(errors="replace")
+        sys.exit(f"tests/board/run: the board runs for more than {timeout_s} s\n{shown}")
+    return done.stdout + done.stderr
