@@ -63,7 +63,7 @@ impl Trial {
 /// What is wrong with the bundle that was named, or with the settings.
 fn bundle_to_run(named: Option<&Path>, settings: &Settings, engine: &Engine) -> Result<Chosen, String> {
     let alone = |bundle| Chosen { bundle, digest: None, trial: None, notes: Vec::new() };
-    match (named, &settings.folder) {
+    match (named, settings.trusted_folder()) {
         (Some(folder), _) if folder.is_dir() => {
             bundle::Bundle::open(folder).map(alone).map_err(|error| error.to_string())
         }
@@ -89,7 +89,7 @@ pub(crate) fn bundle_to_look_at(
     settings: &Settings,
     engine: &Engine,
 ) -> Result<Chosen, String> {
-    let (None, Some(folder)) = (named, &settings.folder) else {
+    let (None, Some(folder)) = (named, settings.trusted_folder()) else {
         return bundle_to_run(named, settings, engine);
     };
     let roots = settings.roots().map_err(|error| error.to_string())?;
@@ -109,7 +109,7 @@ pub(crate) fn load_beside<T>(
     engine: &Engine,
     make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
 ) -> Result<(T, bundle::Bundle, Option<Digest>), String> {
-    let chosen = match (named, &settings.folder) {
+    let chosen = match (named, settings.trusted_folder()) {
         (None, Some(folder)) if folder.is_dir() => {
             let roots = settings.roots().map_err(|error| error.to_string())?;
             let started = readable(folder).map_err(|error| error.to_string()).and_then(|store| {

@@ -93,7 +93,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     });
     let bundle = Arc::new(Mutex::new(bundle));
     let dashboard = dashboard(args, &config, &bundle, &mut hub)?;
-    let mut succession = match &config.slots.folder {
+    let mut succession = match config.slots.trusted_folder() {
         Some(folder) if named.is_none() => {
             let roots = config.slots.roots().map_err(|error| error.to_string())?;
             Some(Succession::new(folder, &config.slots, roots, &engine, Arc::clone(&bundle), running))

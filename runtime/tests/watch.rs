@@ -197,3 +197,16 @@ fn a_service_manager_is_told_and_settings_are_read_again_as_a_whole() {
     let last: Value = serde_json::from_str(logged.lines().last().unwrap()).unwrap();
     assert_eq!((&last["event"], &last["interrupted"]), (&Value::from("summary"), &Value::from(true)));
 }
+
+#[test]
+fn slots_without_a_key_leave_the_built_in_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("candor.toml");
+    std::fs::write(&config, format!("[slots]\nfolder = {:?}\nroot_keys = []\n", folder.path())).unwrap();
+    let (clip, config) = (clip().display().to_string(), config.display().to_string());
+    let watched = candor(&["watch", "--play", &clip, "--unpaced", "--frames", "9", "--config", &config]);
+    assert_eq!(watched.status.code(), Some(0), "{}", String::from_utf8_lossy(&watched.stderr));
+    let lines = lines(&watched);
+    let built_in = ::candor::bundle::Bundle::embedded().unwrap();
+    assert_eq!(of(&lines, "summary")[0]["model"]["id"], built_in.manifest().id.as_str());
+}

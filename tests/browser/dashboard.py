@@ -153,7 +153,7 @@ def check_contents(page):
     assert state["link"] == "Live" and state["word"] == "Streaming" and state["title"] == "Streaming - Candor", state
     # The face of the clip stands left of its middle.
     x, y, w, h = state["box"]
-    assert 0.2 < x < 0.6 and 0 < y < 0.5 and 0.1 < w < 0.7 and 0.3 < h < 1, state["box"]
+    assert 0.1 < x < 0.6 and 0 < y < 0.5 and 0.1 < w < 0.7 and 0.3 < h < 1, state["box"]
     assert re.fullmatch(r"\d+ (Real|Measuring) \d\.\d\d", state["label"]), state["label"]
     state = page.wait("health", lambda s: any(row.startswith("Frames a second") for row in s["health"]))
     assert any("trained" in row for row in state["health"]), state["health"]

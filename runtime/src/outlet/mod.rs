@@ -358,7 +358,11 @@ fn device_id(settings: &Settings) -> String {
     if let Some(id) = &settings.device_id {
         return id.clone();
     }
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // A service may be kept from the first.
+    let name = ["/proc/sys/kernel/hostname", "/etc/hostname"]
+        .iter()
+        .find_map(|path| std::fs::read_to_string(path).ok())
+        .unwrap_or_default();
     let plain = |c: char| if settings::is_name(c.encode_utf8(&mut [0; 4])) { c } else { '-' };
     let name: String = name.trim().chars().take(64).map(plain).collect();
     if name.is_empty() { "candor".into() } else { name }

@@ -18,7 +18,7 @@ mod status;
 mod store;
 mod trial;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -100,6 +100,16 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The folder whose models may run: none where no key says whom they may come from.
+    pub fn trusted_folder(&self) -> Option<&Path> {
+        let folder = self.folder.as_deref()?;
+        if self.root_keys.is_empty() {
+            log::info!("slots: no root key is configured; the built-in model runs");
+            return None;
+        }
+        Some(folder)
+    }
+
     /// The keys that are trusted from the start.
     ///
     /// # Errors

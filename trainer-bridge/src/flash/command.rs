@@ -107,7 +107,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let device = &args.device;
     match delivered? {
         Delivered::Installed(name) => {
-            println!("{device}: {name} is installed; its next start tries it. SHA-256 {}", parcel.digest);
+            println!(
+                "{device}: {name} is installed; it is tried now, or at the next start. SHA-256 {}",
+                parcel.digest
+            );
         }
         Delivered::Held(name) => println!("{device} has it already, {name}. SHA-256 {}", parcel.digest),
     }
