@@ -7,6 +7,7 @@ use std::io::Cursor;
 use crate::bundle::{Manifest, PublicKey, Roots, UnverifiedBundle};
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::evidence::entry::Entry;
 use crate::preprocess::color::to_rgb;
 use crate::source::{self, AviSource, FrameSource, Mp4Source, SourceError, StillSource, Y4mSource};
 
@@ -18,6 +19,7 @@ pub const TARGETS: &[(&str, Parse)] = &[
     ("avi", avi),
     ("bundle", bundle),
     ("config", config),
+    ("evidence", evidence),
     ("h264", h264),
     ("manifest", manifest),
     ("mp4", mp4),
@@ -54,6 +56,14 @@ pub fn bundle(bytes: &[u8]) {
 pub fn config(bytes: &[u8]) {
     if let Ok(config) = Config::from_toml(&String::from_utf8_lossy(bytes)) {
         assert!(config.check().is_ok(), "what was taken keeps to its ranges");
+    }
+}
+
+/// A line of an evidence log.
+pub fn evidence(bytes: &[u8]) {
+    let Ok(line) = std::str::from_utf8(bytes) else { return };
+    if let Ok(entry) = Entry::read(line, None) {
+        assert!(entry.n < u64::MAX, "another entry can follow");
     }
 }
 

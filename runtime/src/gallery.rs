@@ -12,7 +12,7 @@ use crate::verdict::WINDOW;
 /// Most crops of one track.
 const MAX_SAMPLES: usize = 2 * WINDOW;
 /// Most crops of all tracks together.
-const MAX_CROPS: usize = 32 * WINDOW;
+pub const MAX_CROPS: usize = 32 * WINDOW;
 
 /// One look at a face.
 #[derive(Clone, Debug)]

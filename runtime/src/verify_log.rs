@@ -25,7 +25,7 @@ Without --key the log's own word is taken for whose it is. Scores are checked by
 built-in classifier and that of --bundle. A log whose newest entries were cut off is whole: only --head tells.
 
 Exit codes:
-  0  every entry, crop and score is what was written
+  0  every entry and crop is what was written, and every score whose classifier is at hand
   2  the command line is wrong, or the log can't be read
   5  the log isn't what was written";
 
@@ -75,7 +75,8 @@ fn checked(args: &VerifyLog) -> Result<Checked, String> {
     let config = args.networks.settings().map_err(|error| error.to_string())?;
     let engine = Engine::new(&config.engine).map_err(|error| error.to_string())?;
     let here = chosen::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
-    let bundles = [here.bundle, Bundle::embedded().map_err(|error| error.to_string())?];
+    let mut bundles = vec![here.bundle, Bundle::embedded().map_err(|error| error.to_string())?];
+    bundles.dedup_by_key(|bundle| bundle.manifest().clone());
     let mut classifiers: Vec<(Model, Classifier)> = Vec::new();
     for bundle in &bundles {
         let manifest = bundle.manifest();

@@ -86,10 +86,10 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let telling = Outlets::start(hub.subscribe(), &config.outlets, model, Path::new(outlet::led::LEDS))
         .map_err(|error| error.to_string())?;
     let logging = log.map(|file| outlet(hub.subscribe(), Box::new(file), "the log"));
-    let evidence = evidence(&config, &bundle)?.map(|log| {
-        let (recorder, settle, thread) = record(log, args.unpaced);
+    let recording = evidence(&config, &bundle)?.map(|(log, about)| {
+        let (recorder, thread) = record(log, about, args.unpaced);
         hub.attend(Box::new(recorder));
-        (settle, thread)
+        thread
     });
     let bundle = Arc::new(Mutex::new(bundle));
     let dashboard = dashboard(args, &config, &bundle, &mut hub)?;
@@ -103,11 +103,14 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;
-        let is_same = new.watch.log == used.watch.log
+        let log = |c: &Config| (c.watch.log.clone(), c.watch.log_max_bytes, c.watch.log_files);
+        let is_same = new.slots == used.slots
+            && new.evidence == used.evidence
             && new.watch.dashboard == used.watch.dashboard
-            && new.evidence == used.evidence;
-        if new.slots != used.slots || !is_same {
-            let fixed = "[slots], [evidence], watch.log and [watch.dashboard] are read at a start only";
+            && log(&new) == log(&used);
+        if !is_same {
+            let fixed =
+                "[slots], [evidence], [watch.dashboard] and the keys of watch.log are read at a start only";
             return Err(fixed.to_owned());
         }
         let engine = Engine::new(&new.engine).map_err(|error| error.to_string())?;
@@ -116,9 +119,6 @@ fn watch(args: &Watch) -> Result<u8, String> {
         let made = parts(args, &new, watcher.map_err(|error| error.to_string())?);
         // Last: what is refused changes nothing.
         telling.change(&new.outlets).map_err(|error| error.to_string())?;
-        if let Some((settle, _)) = &evidence {
-            settle.settings(as_text(&new));
-        }
         used = new;
         Ok(made)
     };
@@ -139,7 +139,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     }
     drop(hub);
     drop(dashboard);
-    let recording = evidence.map(|(_, thread)| (thread, LAST_ENTRIES));
+    let recording = recording.map(|thread| (thread, LAST_ENTRIES));
     let mut code = 0;
     let outlets = [Some((printing, GOODBYE)), logging.map(|thread| (thread, GOODBYE)), recording];
     telling.end(GOODBYE);
@@ -184,7 +184,14 @@ fn dashboard(
 /// What a run with these settings watches.
 fn parts(args: &Watch, config: &Config, watcher: Watcher) -> Parts {
     let (feed, file) = feed(args, &config.watch);
-    Parts { watcher, feed, settings: config.watch.clone(), file, is_paced: !args.unpaced }
+    Parts {
+        watcher,
+        feed,
+        settings: config.watch.clone(),
+        text: as_text(config),
+        file,
+        is_paced: !args.unpaced,
+    }
 }
 
 /// The camera that is watched.
@@ -262,7 +269,7 @@ fn outlet(
 ///
 /// # Errors
 /// Why it can't be kept.
-fn evidence(config: &Config, bundle: &Bundle) -> Result<Option<Log>, String> {
+fn evidence(config: &Config, bundle: &Bundle) -> Result<Option<(Log, About)>, String> {
     let settings = &config.evidence;
     let Some(folder) = &settings.folder else { return Ok(None) };
     std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -270,7 +277,8 @@ fn evidence(config: &Config, bundle: &Bundle) -> Result<Option<Log>, String> {
     let key = device_key(&key).map_err(|error| error.to_string())?;
     log::info!("evidence log: signed by {}", PublicKey::of(&key));
     let about = About { model: entry::Model::of(bundle.manifest()), settings: as_text(config) };
-    Log::open(folder, key, about, settings.max_bytes).map(Some).map_err(|error| error.to_string())
+    let log = Log::open(folder, key, &about, settings.max_bytes).map_err(|error| error.to_string())?;
+    Ok(Some((log, about)))
 }
 
 /// The settings as they stand in the evidence log.

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use candor::bundle::{Digest, PublicKey, to_hex};
 use candor::evidence::entry::{Entry, Look, Model, What};
-use candor::evidence::{About, Checked, EvidenceError, Log, verify};
+use candor::evidence::{About, Checked, EvidenceError, Log, Verdict, verify};
 use ed25519_dalek::SigningKey;
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -35,7 +36,7 @@ fn about() -> About {
 }
 
 fn open(folder: &Path, max_bytes: u64) -> Log {
-    Log::open(folder, key(), about(), max_bytes).unwrap()
+    Log::open(folder, key(), &about(), max_bytes).unwrap()
 }
 
 /// The made-up classifier: a crop's score is its first byte.
@@ -49,8 +50,8 @@ fn png(crop: &RgbImage) -> (Digest, Vec<u8>) {
     (Digest::of(&png), png)
 }
 
-/// The `n`th verdict: two looks of one face. Crops are noise, so that they take their bytes on the disk too.
-fn enter(log: &mut Log, n: u32) {
+/// The `n`th verdict: two looks of one face, with their crops, which are noise, so that they take their bytes on the disk too.
+fn verdict(n: u32) -> (Verdict, [(Digest, Vec<u8>); 2]) {
     let crops = [0, 1].map(|k| {
         let mut state = n * 2 + k + 1;
         let bytes = std::iter::repeat_with(|| {
@@ -61,7 +62,7 @@ fn enter(log: &mut Log, n: u32) {
     });
     let scores = crops.each_ref().map(score);
     let mean = (scores[0] + scores[1]) / 2.0;
-    let verdict = if mean > 0.75 {
+    let word = if mean > 0.75 {
         "Fake"
     } else if mean < 0.25 {
         "Real"
@@ -75,15 +76,13 @@ fn enter(log: &mut Log, n: u32) {
         pts_ns: i64::from(n),
         bbox: [1.5, 2.0, 30.0, 40.0],
     });
-    let what = What::Verdict {
-        event: json!({ "event": "verdict", "track_id": n, "verdict": verdict }),
-        settings_sha256: Digest::of(SETTINGS.as_bytes()),
-        model_sha256: "a".repeat(64),
-        scores_bits: scores.iter().map(|score| score.to_bits()).collect(),
-        looks: looks.collect(),
-        n_lost: 0,
-    };
-    log.enter(what, &packed).unwrap();
+    let event = json!({ "event": "verdict", "track_id": n, "verdict": word });
+    (Verdict { event, scores: scores.to_vec(), looks: looks.collect(), n_lost: 0 }, packed)
+}
+
+fn enter(log: &mut Log, n: u32) {
+    let (verdict, crops) = verdict(n);
+    log.enter(&about(), verdict, &crops).unwrap();
 }
 
 fn check(folder: &Path) -> Checked {
@@ -325,10 +324,74 @@ fn the_oldest_segments_go_and_the_log_says_so() {
 }
 
 #[test]
+fn what_is_kept_already_is_not_written_again() {
+    let folder = log_of(1);
+    let crop = fs::read_dir(folder.path().join("000001")).unwrap().map(|entry| entry.unwrap().path());
+    let crop = crop.filter(|path| path.extension().is_some_and(|ext| ext == "png")).min().unwrap();
+    let before = fs::metadata(&crop).unwrap();
+    let mut log = open(folder.path(), 1 << 30);
+    enter(&mut log, 0);
+    let after = fs::metadata(&crop).unwrap();
+    use std::os::unix::fs::MetadataExt as _;
+    assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
+    let checked = check(folder.path());
+    assert_eq!((checked.n_findings, checked.n_verdicts, checked.n_crops), (0, 2, 4));
+}
+
+#[test]
+fn a_verdict_that_could_not_be_written_leaves_a_log_as_it_was_written() {
+    let folder = log_of(2);
+    let mut log = open(folder.path(), 1 << 30);
+    // Where the second crop should go, something else is: as a full disk would, this ends the writing half-way.
+    let (lost, crops) = verdict(7);
+    let taken = folder.path().join("000001").join(format!("{}.png", crops[1].0));
+    fs::create_dir(&taken).unwrap();
+    assert!(log.enter(&about(), lost.clone(), &crops).is_err());
+    fs::remove_dir(&taken).unwrap();
+    assert_eq!(check(folder.path()).findings, [""; 0], "not even a crop is left");
+    // What can't be an entry changes nothing either, other settings included.
+    let others = About { settings: "x".repeat(1 << 17), ..about() };
+    assert!(log.enter(&others, lost.clone(), &crops).is_err());
+    log.enter(&about(), lost, &crops).unwrap();
+    let checked = check(folder.path());
+    assert_eq!((checked.findings, checked.n_verdicts), (Vec::new(), 3));
+}
+
+#[test]
+fn other_settings_and_another_model_are_told_before_the_verdict_that_rests_on_them() {
+    let folder = log_of(1);
+    let mut log = open(folder.path(), 1 << 30);
+    let model = Model { version: "2.0.0".into(), ..about().model };
+    for about in [About { settings: "[watch]\n".into(), ..about() }, About { model, ..about() }] {
+        let (verdict, crops) = verdict(3);
+        log.enter(&about, verdict, &crops).unwrap();
+    }
+    let checked = check(folder.path());
+    assert_eq!((checked.findings, checked.n_verdicts), (Vec::new(), 3));
+    let starts = lines(folder.path()).iter().filter(|line| line.contains("\"entry\":\"start\"")).count();
+    assert_eq!(starts, 4, "two programs, other settings, another model");
+}
+
+#[test]
+fn folders_of_others_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["251126", "x.dropped", "abcdef"] {
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("recording"), b"theirs").unwrap();
+    }
+    fs::write(folder.path().join("y.dropped"), b"theirs").unwrap();
+    enter(&mut open(folder.path(), 1 << 30), 0);
+    for name in ["251126/recording", "x.dropped/recording", "abcdef/recording", "y.dropped"] {
+        assert!(folder.path().join(name).exists(), "{name}");
+    }
+    assert_eq!(check(folder.path()).findings, [""; 0]);
+}
+
+#[test]
 fn one_process_keeps_a_log() {
     let folder = tempfile::tempdir().unwrap();
     let _log = open(folder.path(), 1 << 30);
-    let second = Log::open(folder.path(), key(), about(), 1 << 30);
+    let second = Log::open(folder.path(), key(), &about(), 1 << 30);
     assert!(matches!(second, Err(EvidenceError::Busy(_))));
 }
 
@@ -368,4 +431,50 @@ fn watching_keeps_a_log_whose_scores_come_out_again() {
     }
     let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(log.join("device.key")).unwrap());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn verdicts_at_a_reload_are_of_the_settings_they_were_made_under() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, config) = (folder.path().join("evidence"), folder.path().join("candor.toml"));
+    let settings = |interval_ms: u32| {
+        format!("[evidence]\nfolder = {log:?}\n[watch]\nscore_interval_ms = {interval_ms}\n")
+    };
+    fs::write(&config, settings(1000)).unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["watch", "--repeat", "1000", "--frames", "3000", "--play", CLIP, "--config"])
+        .arg(&config)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let kill = |signal: &str| {
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    };
+    let mut wait_for = |event: &str| {
+        let event = format!("\"event\":\"{event}\"");
+        assert!(lines.any(|line| line.contains(&event)), "the run ended without {event}");
+    };
+    wait_for("score");
+    fs::write(&config, settings(2000)).unwrap();
+    kill("-HUP");
+    wait_for("reloaded");
+    wait_for("score");
+    kill("-TERM");
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+
+    let entries = fs::read_to_string(log.join("000001/entries.jsonl")).unwrap();
+    let entries: Vec<Value> = entries.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let digest = |settings: &Value| to_hex(&sha2::Sha256::digest(settings.as_str().unwrap()));
+    let starts: Vec<usize> = (0..entries.len()).filter(|n| entries[*n]["entry"] == "start").collect();
+    assert_eq!(starts.len(), 2, "{entries:?}");
+    for (from, to) in [(starts[0], starts[1]), (starts[1], entries.len())] {
+        let of: Vec<&Value> = entries[from..to].iter().filter(|entry| entry["entry"] == "verdict").collect();
+        // The face that was in view is over with each run.
+        assert_eq!(of.last().unwrap()["event"]["event"], "verdict");
+        assert!(of.iter().all(|entry| entry["settings_sha256"] == digest(&entries[from]["settings"])));
+    }
+    let verified = Command::new(PROGRAM).arg("verify-log").arg(&log).output().unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }

@@ -140,6 +140,10 @@ impl Witness for Onlooker {
         self.crops.keep(judged);
     }
 
+    fn wants_pulse(&self) -> bool {
+        true
+    }
+
     fn pulse(&mut self, health: &Health) {
         *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Some((health.clone(), Instant::now()));
     }

@@ -34,7 +34,7 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "kebab-case")]
 pub enum What {
-    /// The program, a segment or another model started: what the entries after it are made with.
+    /// The program or a segment started, or the model or the settings are others: what the entries after it are made with.
     Start {
         /// Whether the program goes on.
         is_continued: bool,
@@ -45,11 +45,6 @@ pub enum What {
         /// The classifier.
         model: Model,
         /// The settings, TOML.
-        settings: String,
-    },
-    /// The settings are others from here on.
-    Settings {
-        /// All of them, TOML.
         settings: String,
     },
     /// A verdict.
@@ -177,6 +172,9 @@ impl Entry {
         let entry: Entry = serde_json::from_str(&body).map_err(|error| error.to_string())?;
         if entry.format != FORMAT {
             return Err(format!("expected format {FORMAT}, found {}", entry.format));
+        }
+        if entry.n == u64::MAX {
+            return Err("no entry can follow it".to_owned());
         }
         Ok(entry)
     }

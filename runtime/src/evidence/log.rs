@@ -11,7 +11,7 @@ use image::RgbImage;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 
 use super::EvidenceError;
-use super::entry::{Entry, FORMAT, MAX_LINE_BYTES, Model, What};
+use super::entry::{Entry, FORMAT, Look, MAX_LINE_BYTES, Model, What};
 use crate::bundle::{Digest, PublicKey};
 
 /// A segment's entries.
@@ -26,7 +26,7 @@ const N_SEGMENTS: u64 = 16;
 const BLOCK_BYTES: u64 = 4096;
 
 /// What the entries are made with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct About {
     /// The classifier.
     pub model: Model,
@@ -34,15 +34,32 @@ pub struct About {
     pub settings: String,
 }
 
+/// A verdict to enter.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// The event as it was published.
+    pub event: serde_json::Value,
+    /// The scores that it rests on, oldest first.
+    pub scores: Vec<f32>,
+    /// Its looks, oldest first.
+    pub looks: Vec<Look>,
+    /// Verdicts before this one that could not be entered.
+    pub n_lost: u64,
+}
+
 /// A log that this process keeps.
 pub struct Log {
     folder: PathBuf,
     key: SigningKey,
-    about: About,
     max_bytes: u64,
     /// Number and size of each segment, oldest first; the last one is written to.
     segments: Vec<(u32, u64)>,
     entries: File,
+    /// The crops that the newest segment's entries name.
+    named: BTreeSet<Digest>,
+    /// What the newest segment's entries are made with, as it says itself.
+    told: Option<About>,
+    has_started: bool,
     next_n: u64,
     previous: Digest,
     _lock: File,
@@ -53,14 +70,23 @@ fn taken(n_bytes: u64) -> u64 {
     n_bytes.div_ceil(BLOCK_BYTES).max(1) * BLOCK_BYTES
 }
 
-/// The numbers of the segments in `folder`, in their order.
+/// The numbers of the segments in `folder`, in their order. Whatever else lies there isn't ours, a folder that a cut has
+/// left without entries included: it is begun again.
 pub(super) fn segments(folder: &Path) -> Result<Vec<u32>, EvidenceError> {
+    let mut found = numbered(folder, "")?;
+    found.retain(|number| segment(folder, *number).join(ENTRIES).is_file());
+    Ok(found)
+}
+
+/// The numbers before `ending` in the names of what is in `folder`, in their order.
+fn numbered(folder: &Path, ending: &str) -> Result<Vec<u32>, EvidenceError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(EvidenceError::io(folder))? {
         let name = entry.map_err(EvidenceError::io(folder))?.file_name();
-        // Whatever else lies there isn't ours.
-        let number = name.to_str().filter(|name| name.len() == 6).map(str::parse::<u32>);
-        found.extend(number.and_then(Result::ok));
+        let digits = name.to_str().and_then(|name| name.strip_suffix(ending)).unwrap_or("");
+        if digits.len() == 6 {
+            found.extend(digits.parse::<u32>());
+        }
     }
     found.sort_unstable();
     Ok(found)
@@ -109,11 +135,16 @@ pub(super) fn read_lines(
 
 impl Log {
     /// Goes on with the log in `folder`, or begins one, which takes at most about `max_bytes` of the disk; writes down
-    /// that the program started.
+    /// that the program started, with `about`, or does so with the first verdict where the disk doesn't take it.
     ///
     /// # Errors
-    /// [`EvidenceError`] for files that can't be read or written, and for a log that another process keeps.
-    pub fn open(folder: &Path, key: SigningKey, about: About, max_bytes: u64) -> Result<Self, EvidenceError> {
+    /// [`EvidenceError`] for a folder that can't be made or read, and for a log that another process keeps.
+    pub fn open(
+        folder: &Path,
+        key: SigningKey,
+        about: &About,
+        max_bytes: u64,
+    ) -> Result<Self, EvidenceError> {
         fs::create_dir_all(folder).map_err(EvidenceError::io(folder))?;
         let path = folder.join(LOCK);
         let options = File::options().create(true).write(true).truncate(false).open(&path);
@@ -126,23 +157,15 @@ impl Log {
             Err(fs::TryLockError::Error(error)) => return Err(EvidenceError::io(&path)(error)),
         }
         forget_dropped(folder)?;
-        let mut numbers = segments(folder)?;
-        // A cut between the two steps of beginning a segment.
-        while let Some(number) = numbers.last().copied()
-            && !segment(folder, number).join(ENTRIES).exists()
-        {
-            remove(folder, number)?;
-            numbers.pop();
-        }
-        let mut end = End { next_n: 0, previous: Digest::of(b""), n_torn: 0, damage: None };
+        let numbers = segments(folder)?;
+        let mut end = End::default();
         // A segment without a whole entry says nothing of those before it.
-        let newest = numbers.iter().rev().take(2).copied().collect::<Vec<_>>();
-        for (idx, number) in newest.iter().enumerate() {
+        for (idx, number) in numbers.iter().rev().take(2).enumerate() {
             if end.next_n == 0 {
                 end.read(&segment(folder, *number), idx == 0)?;
             }
         }
-        let mut number = newest.first().copied().unwrap_or(1);
+        let mut number = numbers.last().copied().unwrap_or(1);
         if let Some(reason) = &end.damage {
             log::error!("evidence log: segment {number}: {reason}; beginning another");
             number += 1;
@@ -155,26 +178,41 @@ impl Log {
         if numbers.last() != Some(&number) {
             sizes.push((number, BLOCK_BYTES));
         }
-        let End { next_n, previous, n_torn, damage } = end;
+        let End { next_n, previous, n_torn, damage, named } = end;
         let mut log = Log {
             folder: folder.to_owned(),
             key,
-            about,
             max_bytes,
             segments: sizes,
             entries,
+            named,
+            told: None,
+            has_started: false,
             next_n,
-            previous,
+            previous: previous.unwrap_or_else(|| Digest::of(b"")),
             _lock: lock,
         };
-        log.start(false)?;
-        if n_torn > 0 {
-            log.add(What::Mended { n_bytes: n_torn })?;
-        }
-        if let Some(reason) = damage {
-            log.add(What::Damaged { segment: number - 1, reason })?;
+        if let Err(error) = log.begin_with(about, n_torn, damage, number) {
+            log::error!("{error}; to be written with the first verdict");
         }
         Ok(log)
+    }
+
+    fn begin_with(
+        &mut self,
+        about: &About,
+        n_torn: u64,
+        damage: Option<String>,
+        number: u32,
+    ) -> Result<(), EvidenceError> {
+        self.tell(about)?;
+        if n_torn > 0 {
+            self.add(What::Mended { n_bytes: n_torn })?;
+        }
+        match damage {
+            Some(reason) => self.add(What::Damaged { segment: number - 1, reason }),
+            None => Ok(()),
+        }
     }
 
     /// Position and digest of the newest entry.
@@ -182,40 +220,87 @@ impl Log {
         (self.next_n.saturating_sub(1), self.previous)
     }
 
-    /// The settings are others from here on.
+    /// Enters a verdict that was made with `about`, with the crops that its looks name: all is on the disk when this returns.
     ///
     /// # Errors
-    /// As [`Log::enter`].
-    pub fn settings(&mut self, settings: String) -> Result<(), EvidenceError> {
-        self.about.settings.clone_from(&settings);
-        self.add(What::Settings { settings })
+    /// [`EvidenceError`] when it can't be written; then it isn't in the log, and neither are its crops.
+    pub fn enter(
+        &mut self,
+        about: &About,
+        verdict: Verdict,
+        crops: &[(Digest, Vec<u8>)],
+    ) -> Result<(), EvidenceError> {
+        self.tell(about)?;
+        let mut made = Vec::new();
+        let entered = self.put(crops, &mut made).and_then(|()| {
+            self.add(What::Verdict {
+                event: verdict.event,
+                settings_sha256: Digest::of(about.settings.as_bytes()),
+                model_sha256: about.model.sha256.clone(),
+                scores_bits: verdict.scores.iter().map(|score| score.to_bits()).collect(),
+                looks: verdict.looks,
+                n_lost: verdict.n_lost,
+            })
+        });
+        let of = self.current();
+        if let Err(error) = entered {
+            for (digest, _) in made {
+                // What stays is taken away at the next start.
+                let _ = fs::remove_file(crop_file(&of, digest));
+            }
+            return Err(error);
+        }
+        if let Some((_, size)) = self.segments.last_mut() {
+            *size += made.iter().map(|(_, n_bytes)| taken(*n_bytes)).sum::<u64>();
+        }
+        self.named.extend(made.into_iter().map(|(digest, _)| digest));
+        // The verdict is in the log; what fails here is tried again after the next one.
+        if let Err(error) = self.roll(about) {
+            log::error!("{error}");
+        }
+        Ok(())
     }
 
-    /// The verdicts are of this model from here on; one that is the same changes nothing.
+    /// The program stops in good order.
     ///
     /// # Errors
     /// As [`Log::enter`].
-    pub fn model(&mut self, model: &Model) -> Result<(), EvidenceError> {
-        if self.about.model == *model {
+    pub fn stop(&mut self, n_lost: u64) -> Result<(), EvidenceError> {
+        if self.told.is_none() {
             return Ok(());
         }
-        self.about.model = model.clone();
-        self.start(true)
+        self.add(What::Stop { n_lost })
     }
 
-    /// What the entries are made with now.
-    pub fn about(&self) -> &About {
-        &self.about
+    fn current(&self) -> PathBuf {
+        segment(&self.folder, self.segments.last().map_or(1, |(number, _)| *number))
     }
 
-    /// Enters `what`, with the crops that it names: it is on the disk when this returns.
-    ///
-    /// # Errors
-    /// [`EvidenceError`] when it can't be written; the log stays as it was.
-    pub fn enter(&mut self, what: What, crops: &[(Digest, Vec<u8>)]) -> Result<(), EvidenceError> {
+    /// Lets the newest segment say what the entries are made with, unless it has.
+    fn tell(&mut self, about: &About) -> Result<(), EvidenceError> {
+        if self.told.as_ref() == Some(about) {
+            return Ok(());
+        }
+        self.add(What::Start {
+            is_continued: self.has_started,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            key: PublicKey::of(&self.key),
+            model: about.model.clone(),
+            settings: about.settings.clone(),
+        })?;
+        self.has_started = true;
+        self.told = Some(about.clone());
+        Ok(())
+    }
+
+    /// Writes the crops that the segment doesn't have; `made` gets them with their sizes.
+    fn put(&self, crops: &[(Digest, Vec<u8>)], made: &mut Vec<(Digest, u64)>) -> Result<(), EvidenceError> {
         let of = self.current();
-        let n_bytes: u64 = crops.iter().map(|(_, png)| taken(png.len() as u64)).sum();
         for (digest, png) in crops {
+            if self.named.contains(digest) || made.iter().any(|(other, _)| other == digest) {
+                continue;
+            }
+            made.push((*digest, png.len() as u64));
             let path = crop_file(&of, *digest);
             let written = File::create(&path).and_then(|mut file| {
                 file.write_all(png)?;
@@ -223,28 +308,7 @@ impl Log {
             });
             written.map_err(EvidenceError::io(&path))?;
         }
-        if !crops.is_empty() {
-            sync_names(&of)?;
-        }
-        self.add(what)?;
-        if let Some((_, size)) = self.segments.last_mut() {
-            *size += n_bytes;
-        }
-        self.roll()
-    }
-
-    fn current(&self) -> PathBuf {
-        segment(&self.folder, self.segments.last().map_or(1, |(number, _)| *number))
-    }
-
-    fn start(&mut self, is_continued: bool) -> Result<(), EvidenceError> {
-        self.add(What::Start {
-            is_continued,
-            program: env!("CARGO_PKG_VERSION").to_owned(),
-            key: PublicKey::of(&self.key),
-            model: self.about.model.clone(),
-            settings: self.about.settings.clone(),
-        })
+        if made.is_empty() { Ok(()) } else { sync_names(&of) }
     }
 
     fn add(&mut self, what: What) -> Result<(), EvidenceError> {
@@ -271,14 +335,17 @@ impl Log {
     }
 
     /// Begins another segment when this one is long, and lets the oldest go while all are too much.
-    fn roll(&mut self) -> Result<(), EvidenceError> {
+    fn roll(&mut self, about: &About) -> Result<(), EvidenceError> {
         let (number, size) = self.segments.last().copied().unwrap_or((1, 0));
         if size >= self.max_bytes / N_SEGMENTS {
             let number = number + 1;
             self.entries = begin(&self.folder, number)?;
             self.segments.push((number, BLOCK_BYTES));
-            self.start(true)?;
+            self.named.clear();
+            self.told = None;
         }
+        // First, so that every segment begins with it.
+        self.tell(about)?;
         while self.segments.len() > 1
             && self.segments.iter().map(|(_, size)| size).sum::<u64>() > self.max_bytes
         {
@@ -300,11 +367,13 @@ impl Log {
 }
 
 /// Where a log ends.
+#[derive(Default)]
 struct End {
     next_n: u64,
-    previous: Digest,
+    previous: Option<Digest>,
     n_torn: u64,
     damage: Option<String>,
+    named: BTreeSet<Digest>,
 }
 
 impl End {
@@ -315,31 +384,35 @@ impl End {
         let read = read_lines(&path, |line| {
             let wrong = |reason| EvidenceError::Entry { path: path.display().to_string(), reason };
             let entry = Entry::read(line, None).map_err(wrong)?;
-            (self.next_n, self.previous) = (entry.n + 1, link(line));
+            (self.next_n, self.previous) = (entry.n + 1, Some(link(line)));
             if let What::Verdict { looks, .. } = entry.what {
-                named.extend(looks.into_iter().map(|look| crop_file(of, look.crop)));
+                named.extend(looks.into_iter().map(|look| look.crop));
             }
             Ok(())
         });
-        match read {
-            Ok(n_torn) if is_newest => {
-                self.n_torn = n_torn;
-                if n_torn > 0 {
-                    let file =
-                        OpenOptions::new().write(true).open(&path).map_err(EvidenceError::io(&path))?;
-                    let n_bytes = file.metadata().map_err(EvidenceError::io(&path))?.len();
-                    file.set_len(n_bytes - n_torn).map_err(EvidenceError::io(&path))?;
-                    file.sync_all().map_err(EvidenceError::io(&path))?;
-                }
-                forget_unnamed(of, &named)
-            }
-            Ok(_) => Ok(()),
+        // Those of the segment before don't matter any more, and damage that can't be read is like any other.
+        let n_torn = match read {
+            _ if !is_newest => return Ok(()),
+            Ok(n_torn) => n_torn,
             Err(EvidenceError::Entry { reason, .. }) => {
-                self.damage = is_newest.then_some(reason);
-                Ok(())
+                self.damage = Some(reason);
+                return Ok(());
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.damage = Some(error.to_string());
+                return Ok(());
+            }
+        };
+        self.n_torn = n_torn;
+        if n_torn > 0 {
+            let file = OpenOptions::new().write(true).open(&path).map_err(EvidenceError::io(&path))?;
+            let n_bytes = file.metadata().map_err(EvidenceError::io(&path))?.len();
+            file.set_len(n_bytes - n_torn).map_err(EvidenceError::io(&path))?;
+            file.sync_all().map_err(EvidenceError::io(&path))?;
         }
+        forget_unnamed(of, &named)?;
+        self.named = named;
+        Ok(())
     }
 }
 
@@ -364,20 +437,19 @@ fn remove(folder: &Path, number: u32) -> Result<(), EvidenceError> {
 }
 
 fn forget_dropped(folder: &Path) -> Result<(), EvidenceError> {
-    for entry in fs::read_dir(folder).map_err(EvidenceError::io(folder))? {
-        let path = entry.map_err(EvidenceError::io(folder))?.path();
-        if path.extension().is_some_and(|ext| ext == DROPPED) {
-            fs::remove_dir_all(&path).map_err(EvidenceError::io(&path))?;
-        }
+    for number in numbered(folder, &format!(".{DROPPED}"))? {
+        let path = segment(folder, number).with_extension(DROPPED);
+        fs::remove_dir_all(&path).map_err(EvidenceError::io(&path))?;
     }
     Ok(())
 }
 
 /// Removes crops whose entry a cut has prevented.
-fn forget_unnamed(of: &Path, named: &BTreeSet<PathBuf>) -> Result<(), EvidenceError> {
+fn forget_unnamed(of: &Path, named: &BTreeSet<Digest>) -> Result<(), EvidenceError> {
     for entry in fs::read_dir(of).map_err(EvidenceError::io(of))? {
         let path = entry.map_err(EvidenceError::io(of))?.path();
-        if path.extension().is_some_and(|ext| ext == "png") && !named.contains(&path) {
+        let is_named = named.iter().any(|crop| crop_file(of, *crop) == path);
+        if path.extension().is_some_and(|ext| ext == "png") && !is_named {
             fs::remove_file(&path).map_err(EvidenceError::io(&path))?;
         }
     }

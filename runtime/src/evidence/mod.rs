@@ -13,8 +13,8 @@ mod settings;
 mod verify;
 
 pub use self::key::device_key;
-pub use self::log::{About, Log};
-pub use self::recorder::{Recorder, Settle, record};
+pub use self::log::{About, Log, Verdict};
+pub use self::recorder::{Recorder, record};
 pub use self::settings::Settings;
 pub use self::verify::{Checked, Rescore, verify};
 

@@ -1,10 +1,11 @@
 //! Checking a log: every link, every signature, every crop, and every score by scoring its crop again.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Cursor, Read as _};
 use std::path::Path;
 
-use image::RgbImage;
+use image::{ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::EvidenceError;
 use super::entry::{Entry, Model, What};
@@ -12,6 +13,9 @@ use super::log::{ENTRIES, crop_file, link, read_lines, segment, segments};
 use crate::bundle::{Digest, PublicKey};
 use crate::verdict::{Rules, judge_face};
 
+/// Largest file and side of a crop; no network sees more.
+const MAX_CROP_BYTES: u64 = 4 << 20;
+const MAX_CROP_PX: u32 = 1024;
 /// Most findings that are told one by one.
 const MOST_FINDINGS: usize = 100;
 
@@ -90,18 +94,22 @@ pub fn verify(
             line_no += 1;
             let at = format!("segment {number}, line {line_no}");
             if checked.key.is_none() {
-                // The first entry names the key that it is signed with.
+                // A segment's first entry names the key that it is signed with.
                 checked.key = match Entry::read(line, None).map(|entry| entry.what) {
                     Ok(What::Start { key, .. }) => Some(key),
                     _ => None,
                 };
+                if checked.key.is_none() {
+                    checked.find(format!("{at}: no entry says yet who signs"));
+                    return Ok(());
+                }
             }
             let digest = link(line);
             let entry = match Entry::read(line, checked.key.as_ref()) {
                 Ok(entry) => entry,
                 Err(reason) => {
                     checked.find(format!("{at}: {reason}"));
-                    next = next.map(|(n, _)| (n + 1, digest));
+                    next = next.map(|(n, _)| (n.saturating_add(1), digest));
                     return Ok(());
                 }
             };
@@ -117,7 +125,7 @@ pub fn verify(
             next = Some((entry.n + 1, digest));
             checked.head = Some((entry.n, digest));
             if let What::Dropped { last_n, last_sha256, .. } = entry.what {
-                dropped.push((last_n + 1, last_sha256));
+                dropped.push((last_n.saturating_add(1), last_sha256));
             }
             take(&entry, &at, &of, (&mut context, &mut named, rescore), &mut checked)
         });
@@ -165,10 +173,9 @@ fn take(
             context.model = Some(model.clone());
             context.settings = Some(Digest::of(settings.as_bytes()));
         }
-        What::Settings { settings } => context.settings = Some(Digest::of(settings.as_bytes())),
         What::Verdict { event, settings_sha256, model_sha256, scores_bits, looks, n_lost } => {
             checked.n_verdicts += 1;
-            checked.n_lost += n_lost;
+            checked.n_lost = checked.n_lost.saturating_add(*n_lost);
             if context.settings != Some(*settings_sha256) {
                 checked.find(format!("{at}: its settings aren't those of the entries before"));
             }
@@ -187,8 +194,8 @@ fn take(
             for look in looks {
                 let path = crop_file(of, look.crop);
                 named.insert(path.clone());
-                let Ok(png) = fs::read(&path) else {
-                    checked.find(format!("{at}: {} is missing", path.display()));
+                let Some(png) = crop_bytes(&path) else {
+                    checked.find(format!("{at}: {} is missing, or no crop", path.display()));
                     continue;
                 };
                 if Digest::of(&png) != look.crop {
@@ -199,11 +206,11 @@ fn take(
                 if !scores_bits.contains(&look.score_bits) {
                     checked.find(format!("{at}: a look's score isn't among the verdict's"));
                 }
-                let Ok(crop) = image::load_from_memory_with_format(&png, image::ImageFormat::Png) else {
+                let Some(crop) = picture(&png) else {
                     checked.find(format!("{at}: {} is no picture", path.display()));
                     continue;
                 };
-                match rescore(model, &crop.into_rgb8()) {
+                match rescore(model, &crop) {
                     None => checked.n_not_rescored += 1,
                     Some(score) if score.to_bits() == look.score_bits => checked.n_rescored += 1,
                     Some(score) => checked.find(format!(
@@ -214,10 +221,31 @@ fn take(
                 }
             }
         }
-        What::Stop { n_lost } => checked.n_lost += n_lost,
+        What::Stop { n_lost } => checked.n_lost = checked.n_lost.saturating_add(*n_lost),
         What::Dropped { .. } | What::Mended { .. } | What::Damaged { .. } => {}
     }
     Ok(())
+}
+
+/// The bytes of a crop's file: a plain one of a crop's size.
+fn crop_bytes(path: &Path) -> Option<Vec<u8>> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > MAX_CROP_BYTES {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAX_CROP_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The picture of a PNG file, which may claim any size.
+fn picture(png: &[u8]) -> Option<RgbImage> {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_CROP_PX);
+    limits.max_image_height = Some(MAX_CROP_PX);
+    let mut reader = ImageReader::with_format(Cursor::new(png), ImageFormat::Png);
+    reader.limits(limits);
+    Some(reader.decode().ok()?.into_rgb8())
 }
 
 fn rules(model: &Model) -> Rules {

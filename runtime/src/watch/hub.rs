@@ -68,12 +68,18 @@ impl Hub {
         self.witnesses.borrow_mut().iter_mut().for_each(|witness| witness.model_changed(manifest));
     }
 
-    /// Tells every witness that the watching goes on, and how the program is; `health` is asked once, or not at all.
+    /// Tells the witnesses that other settings hold.
+    pub fn change_settings(&self, settings: &str) {
+        self.witnesses.borrow_mut().iter_mut().for_each(|witness| witness.settings_changed(settings));
+    }
+
+    /// Tells those who want it that the watching goes on, and how the program is; `health` is asked once, or not at all.
     pub fn pulse(&self, health: impl FnOnce() -> Health) {
         let mut witnesses = self.witnesses.borrow_mut();
-        if !witnesses.is_empty() {
+        let mut wanting = witnesses.iter_mut().filter(|witness| witness.wants_pulse()).peekable();
+        if wanting.peek().is_some() {
             let health = health();
-            witnesses.iter_mut().for_each(|witness| witness.pulse(&health));
+            wanting.for_each(|witness| witness.pulse(&health));
         }
     }
 

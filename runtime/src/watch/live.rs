@@ -11,7 +11,7 @@ use super::mailbox::{Mailbox, Post};
 use super::models::Models;
 use super::notify::Notifier;
 use super::pace::{Limits, Pace};
-use super::{Settings, Watcher, machine};
+use super::{Settings, Shadow, Watcher, machine};
 use crate::camera::clock::{Clock as _, Monotonic};
 use crate::camera::{Feed, Shot, State, Step};
 use crate::engine::EngineError;
@@ -46,6 +46,8 @@ pub struct Parts {
     pub settings: Settings,
     /// The source's name.
     pub file: String,
+    /// All settings, TOML.
+    pub text: String,
     /// Frames come at their own pace; else each is looked at, and time is what they say.
     pub is_paced: bool,
 }
@@ -91,9 +93,8 @@ pub fn run(parts: Parts, around: &mut Surroundings) -> Result<Outcome, EngineErr
     loop {
         let mut run = Run::new(parts);
         let end = run.watch(around, std::mem::take(&mut is_first));
-        let shadow = run.watcher.shadow.take();
-        let ended = run.end(around, matches!(end, Ok(End::Over { is_interrupted: true, .. })))?;
-        let mut outcome = ended;
+        let is_interrupted = matches!(end, Ok(End::Over { is_interrupted: true, .. }));
+        let (mut outcome, shadow) = run.end(around, is_interrupted)?;
         if let Some(before) = before.take() {
             let both = [before.judgement, outcome.judgement];
             outcome.judgement = crate::verdict::judge_file(&both);
@@ -107,6 +108,7 @@ pub fn run(parts: Parts, around: &mut Surroundings) -> Result<Outcome, EngineErr
                 before = Some(outcome);
                 parts = *new;
                 parts.watcher.shadow = shadow;
+                around.hub.change_settings(&parts.text);
             }
         }
     }
@@ -156,7 +158,7 @@ struct Run {
 
 impl Run {
     fn new(parts: Parts) -> Self {
-        let Parts { watcher, feed, settings, file, is_paced } = parts;
+        let Parts { watcher, feed, settings, file, is_paced, .. } = parts;
         let now_ns = if is_paced { Monotonic.now_ns() } else { 0 };
         let ms = |ms: u32| i64::from(ms) * MS_NS;
         let since = Since { at_ns: now_ns, cpu_ns: machine::cpu_ns(), n_frames: 0 };
@@ -408,8 +410,12 @@ impl Run {
         (health, Since { at_ns: now_ns, cpu_ns, n_frames: counts.n_frames })
     }
 
-    /// Ends the capturing, and says what all came to.
-    fn end(mut self, around: &mut Surroundings, is_interrupted: bool) -> Result<Outcome, EngineError> {
+    /// Ends the capturing, and says what all came to. A candidate, which knows nobody any more, may go on in another run.
+    fn end(
+        mut self,
+        around: &mut Surroundings,
+        is_interrupted: bool,
+    ) -> Result<(Outcome, Option<Shadow>), EngineError> {
         if let Some((thread, stop)) = self.capture.take() {
             stop.store(true, Ordering::Relaxed);
             let asked = Instant::now();
@@ -437,7 +443,8 @@ impl Run {
                 model: Model::of(self.watcher.manifest()),
             },
         );
-        Ok(Outcome { judgement, n_scored: self.watcher.n_scored, is_interrupted, failure: None })
+        let outcome = Outcome { judgement, n_scored: self.watcher.n_scored, is_interrupted, failure: None };
+        Ok((outcome, self.watcher.shadow))
     }
 }
 

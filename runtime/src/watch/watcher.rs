@@ -246,7 +246,8 @@ impl Watcher {
             if let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) {
                 let time_s = start.elapsed().as_secs_f32();
                 person.enter(sample, &rules, &mut self.latencies, (stamp, now_ns()), hub);
-                shadowed.extend(sample.score.map(|score| {
+                let compared = sample.score.filter(|_| self.shadow.is_some());
+                shadowed.extend(compared.map(|score| {
                     let verdict = person.judge(&rules).verdict;
                     (track_id, sample.bbox, Ours { score, verdict, time_s })
                 }));

@@ -23,8 +23,16 @@ pub trait Witness {
     /// Another model judges from here on.
     fn model_changed(&mut self, _manifest: &Manifest) {}
 
+    /// Other settings hold from here on; all of them, TOML.
+    fn settings_changed(&mut self, _settings: &str) {}
+
     /// A face has another verdict, or its last one.
     fn judged(&mut self, _judged: &Judged<'_>) {}
+
+    /// Whether [`Witness::pulse`] is wanted.
+    fn wants_pulse(&self) -> bool {
+        false
+    }
 
     /// The watching goes on: about once a second, whether or not frames come. Rates are since the last time.
     fn pulse(&mut self, _health: &Health) {}
