@@ -7,7 +7,6 @@ network, moved, grown and mirrored at random. DIR (.cache/models/landmarks-input
 [N,3,112,112], normalized: calibration.npz of PHOTOS, checks.npz of CHECK_PHOTOS.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ REPO = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(REPO / "tests" / "reference"), str(REPO / "models")]
 import fetch
 import mtcnn as reference
+import recorded
 from landmarks import convert
 
 SEED = 68
@@ -31,7 +31,7 @@ MOST_MOVED, MOST_GROWN = 0.08, 0.15
 
 
 def views(photos, rng):
-    """Return f32 [N,3,112,112]: N_VIEWS views of each face in the photos."""
+    """Return `{"": {"input": f32 [N,3,112,112]}}`: N_VIEWS views of each face in the photos."""
     detector, found = reference.Detector(reference.load_networks("float"), MIN_FACE_PX), []
     for name in photos:
         picture = reference.read_picture(fetch.UPSTREAM / "photos" / name)
@@ -47,7 +47,7 @@ def views(photos, rng):
                 pixels = np.asarray(view)[:, :: rng.choice((-1, 1))]
                 found.append(((pixels - np.array(convert.MEAN)) / 255).transpose(2, 0, 1))
     print(f"{len(found)} views of faces in {', '.join(photos)}")
-    return np.array(found, np.float32)
+    return {"": {"input": np.array(found, np.float32)}}
 
 
 def clipped(x, y, half, shape):
@@ -55,16 +55,5 @@ def clipped(x, y, half, shape):
     return max(x - half, 0), max(y - half, 0), min(x + half, shape[1]), min(y + half, shape[0])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--into", type=Path, default=REPO / ".cache" / "models" / "landmarks-inputs", metavar="DIR")
-    into = parser.parse_args().into
-    into.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(SEED)
-    fetch.fetch_all()
-    for kind, photos in (("calibration", PHOTOS), ("checks", CHECK_PHOTOS)):
-        np.savez(into / f"{kind}.npz", input=views(photos, rng))
-
-
 if __name__ == "__main__":
-    main()
+    recorded.write(__doc__, "landmarks-inputs", SEED, {"calibration": PHOTOS, "checks": CHECK_PHOTOS}, views)

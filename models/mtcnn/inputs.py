@@ -7,7 +7,6 @@ it feeds each network, false candidates included, is the sample. DIR (.cache/mod
 .npz files of u8 arrays [N,3,H,W]: NET-calibration.npz of PHOTOS, NET-checks.npz of CHECK_PHOTOS.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from convert import NETWORKS, build, fetch
 REPO = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(REPO / "tests" / "reference"))
 import mtcnn as reference
+import recorded
 from PIL import Image
 from ranges import session
 
@@ -51,7 +51,7 @@ def tiles(level):
 
 
 def record_inputs(photos, rng):
-    """Return `{net: u8 [N,3,H,W]}`: a sample of what the float cascade feeds each network over the photos."""
+    """Return `{"NET-": {"pixels": u8 [N,3,H,W]}}`: a sample of what the float cascade feeds each network over the photos."""
     fed = {net: [] for net in NETWORKS}
 
     def recorded(net):
@@ -72,22 +72,11 @@ def record_inputs(photos, rng):
     chosen = {}
     for net, parts in fed.items():
         crops, most = np.concatenate(parts), MAX_TILES if net == "pnet" else MAX_CROPS
-        chosen[net] = crops[rng.permutation(len(crops))[:most]]
-        print(f"{net}: {len(chosen[net])} of {len(crops)} inputs")
+        pixels = crops[rng.permutation(len(crops))[:most]]
+        chosen[f"{net}-"] = {"pixels": pixels}
+        print(f"{net}: {len(pixels)} of {len(crops)} inputs")
     return chosen
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--into", type=Path, default=REPO / ".cache" / "models" / "mtcnn-inputs", metavar="DIR")
-    into = parser.parse_args().into
-    into.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(SEED)
-    fetch.fetch_all()
-    for kind, photos in (("calibration", PHOTOS), ("checks", CHECK_PHOTOS)):
-        for net, inputs in record_inputs(photos, rng).items():
-            np.savez(into / f"{net}-{kind}.npz", pixels=inputs)
-
-
 if __name__ == "__main__":
-    main()
+    recorded.write(__doc__, "mtcnn-inputs", SEED, {"calibration": PHOTOS, "checks": CHECK_PHOTOS}, record_inputs)
