@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use candor::bundle::{Digest, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Digest, KeyList, ListedKey, PublicKey, Signs};
 use candor::slot::{Folder, Found, Looker, Name, Place, Settings, Slot, Store};
 
 use crate::release::{Draft, NOW_S, key, root, roots, signed_list, signer};
@@ -186,7 +186,7 @@ fn many_files_cost_no_more_than_a_few() {
 fn lasting(seed: u64) -> Vec<u8> {
     let mut draft = Draft::of_noise(seed, 1000);
     let public = PublicKey::of(&signer());
-    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S };
+    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S, signs: Signs::Bundles };
     draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
     draft.release().expires_unix_s = NEVER_S;
     draft.bytes()

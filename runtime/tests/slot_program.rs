@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use candor::bundle::{Bundle, Digest, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Bundle, Digest, KeyList, ListedKey, PublicKey, Signs};
 use candor::classify::Classifier;
 use candor::engine::Engine;
 use candor::slot::{Folder, Record, Slot, Store};
@@ -41,6 +41,7 @@ fn lasting_list(serial: u64) -> candor::bundle::Signed {
         name: "release".into(),
         public: PublicKey::of(&key),
         expires_unix_s: NEVER_S,
+        signs: Signs::Bundles,
     });
     signed_list(&KeyList::new(serial, 1, keys.to_vec()).unwrap(), &[root()])
 }

@@ -12,7 +12,7 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use candor::bundle::{Bundle, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Bundle, KeyList, ListedKey, PublicKey, Signs};
 use candor::classify::Classifier;
 use candor::engine::Engine;
 use image::RgbImage;
@@ -48,8 +48,12 @@ fn bundle(version: &str, bias: f32) -> Vec<u8> {
     (draft.manifest.id, draft.manifest.version) = ("successor".into(), version.into());
     draft.manifest.score.bias += bias;
     draft.release().expires_unix_s = NEVER_S;
-    let listed =
-        ListedKey { name: "release".into(), public: PublicKey::of(&signer()), expires_unix_s: NEVER_S };
+    let listed = ListedKey {
+        name: "release".into(),
+        public: PublicKey::of(&signer()),
+        expires_unix_s: NEVER_S,
+        signs: Signs::Bundles,
+    };
     draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
     draft.bytes()
 }

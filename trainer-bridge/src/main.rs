@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use trainer_bridge::evaluate::command as evaluate;
-use trainer_bridge::pack::{assemble, command as pack};
+use trainer_bridge::pack::{assemble, channel, command as pack};
 use trainer_bridge::train::command as train;
 use trainer_bridge::train::training::TrainError;
 use trainer_bridge::{
@@ -42,6 +42,7 @@ enum Command {
     KeyList(pack::MakeKeyList),
     Pack(pack::Pack),
     Sign(pack::Sign),
+    Channel(channel::MakeChannel),
     Flash(Box<flash::command::Args>),
 }
 
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         Command::KeyList(args) => pack::key_list(&args),
         Command::Pack(args) => pack::make(&args),
         Command::Sign(args) => pack::add_signature(&args),
+        Command::Channel(args) => channel::make_channel(&args),
         Command::Flash(args) => flash::command::run(&args),
     };
     match outcome {

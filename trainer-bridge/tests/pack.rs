@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use candor::bundle::{Bundle, PublicKey, Roots, UnverifiedBundle};
+use candor::bundle::{Bundle, Digest, PublicKey, Roots, UnverifiedBundle, UnverifiedChannel};
 use candor::engine::Engine;
 use candor::slot::{Settings, try_out};
 use trainer_bridge::pack::key_file;
@@ -64,6 +64,60 @@ fn a_folder_becomes_a_bundle_that_a_device_takes() {
     let before = fs::read(folder.join("m.bundle")).unwrap();
     run(&["sign", "m.bundle", "--key", "release.key"]);
     assert!(fs::read(folder.join("m.bundle")).unwrap() == before, "signing again changes nothing");
+}
+
+#[test]
+fn a_channel_offers_a_signed_bundle() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path();
+    let run = |args: &[&str]| trainer_bridge(folder, args).unwrap();
+    for name in ["root", "release", "herald"] {
+        run(&["keygen", name]);
+    }
+    let list = |args: &[&str]| {
+        run(&[&["key-list", "release.pub", "--serial", "1", "--out", "keys.list"], args].concat());
+        run(&["sign", "keys.list", "--key", "root.key"]);
+    };
+    let channel = |args: &[&str]| {
+        let fixed = ["channel", "m.bundle", "--key-list", "keys.list", "--out", "stable.channel"];
+        trainer_bridge(folder, &[&fixed, args].concat())
+    };
+    list(&[]);
+    let source = default_bundle().display().to_string();
+    run(&["pack", &source, "--key-list", "keys.list", "--signer", "release.pub", "--out", "m.bundle"]);
+    assert!(channel(&[]).unwrap_err().contains("expected a key that signs channels"));
+    list(&["--channel-key", "herald.pub"]);
+    assert!(channel(&[]).unwrap_err().contains("expected a signed bundle"));
+    run(&["sign", "m.bundle", "--key", "release.key"]);
+    channel(&["--rollout", "10"]).unwrap();
+
+    let read = || UnverifiedChannel::read(File::open(folder.join("stable.channel")).unwrap()).unwrap();
+    let roots = Roots::new(vec![public(folder, "root.pub")], 1).unwrap();
+    assert!(read().verify(&roots, None, 0).is_err(), "nobody has signed it");
+    run(&["sign", "stable.channel", "--key", "release.key"]);
+    let error = read().verify(&roots, None, 0).unwrap_err().to_string();
+    assert!(error.contains("(release) signs bundles"), "{error}");
+    run(&["sign", "stable.channel", "--key", "herald.key"]);
+    let said = read().verify(&roots, None, 0).unwrap().channel;
+    let bundle = fs::read(folder.join("m.bundle")).unwrap();
+    assert_eq!((said.name.as_str(), said.serial, said.rollout_percent), ("stable", 1, 10.0));
+    assert_eq!(said.bundle.url, "m.bundle");
+    assert_eq!((said.bundle.size_bytes, said.bundle.sha256), (bundle.len() as u64, Digest::of(&bundle)));
+
+    // The next one has the next serial, and has to be signed again.
+    channel(&["--url", "https://cdn.example/m.bundle"]).unwrap();
+    assert!(read().channel.signatures.is_empty());
+    run(&["sign", "stable.channel", "--key", "herald.key"]);
+    let said = read().verify(&roots, None, 0).unwrap().channel;
+    assert_eq!((said.serial, said.rollout_percent), (2, 100.0));
+    for (args, named) in [
+        (["--rollout", "101"], "rollout_percent"),
+        (["--url", "http://cdn.example/m"], "bundle.url"),
+        (["--name", "a\nb"], "name"),
+    ] {
+        assert!(channel(&args).unwrap_err().contains(named), "{named}");
+    }
+    assert_eq!(read().verify(&roots, None, 0).unwrap().channel.serial, 2, "a refused one is not written");
 }
 
 #[test]

@@ -15,8 +15,10 @@ use super::{Bundle, BundleError};
 const BUNDLE_MAGIC: [u8; 8] = *b"CANDOR\x1aB";
 /// First bytes of a key list.
 const KEY_LIST_MAGIC: [u8; 8] = *b"CANDOR\x1aK";
-/// The version of both formats.
-const FORMAT: u32 = 1;
+/// First bytes of a channel.
+pub(super) const CHANNEL_MAGIC: [u8; 8] = *b"CANDOR\x1aC";
+/// The version of all three formats.
+pub(super) const FORMAT: u32 = 1;
 /// Bytes that are held of a blob that is only copied.
 const PIECE_BYTES: usize = 1 << 16;
 
@@ -72,16 +74,7 @@ impl<R: Read> UnverifiedBundle<R> {
         now_unix_s: Option<u64>,
     ) -> Result<VerifiedBundle<R>, BundleError> {
         let carried = roots.check(&self.head.key_list)?;
-        if let Some(known) = known
-            && known.serial == carried.serial
-            && *known != carried
-        {
-            let serial = known.serial.to_string();
-            let expected = format!("the device's list with serial {serial}, or another serial");
-            let found = format!("another list with serial {serial}");
-            return Err(TrustError::Field { field: "serial", expected, found }.into());
-        }
-        let list = known.filter(|known| known.serial > carried.serial).unwrap_or(&carried);
+        let list = list_that_counts(&carried, known)?;
         let signers: Vec<ListedKey> =
             list.signers(&self.head.manifest, now_unix_s)?.into_iter().cloned().collect();
         let mut manifest = Manifest::from_json(&self.head.manifest.text)?;
@@ -100,6 +93,21 @@ impl<R: Read> UnverifiedBundle<R> {
         manifest.release = Some(release.clone());
         Ok(VerifiedBundle { manifest, release, carried, signers, head: self.head, reader: self.reader })
     }
+}
+
+/// The list that a file carries, or the device's where that is newer.
+pub(super) fn list_that_counts<'a>(
+    carried: &'a KeyList,
+    known: Option<&'a KeyList>,
+) -> Result<&'a KeyList, TrustError> {
+    let Some(known) = known else { return Ok(carried) };
+    if known.serial == carried.serial && known != carried {
+        let serial = known.serial.to_string();
+        let expected = format!("the device's list with serial {serial}, or another serial");
+        let found = format!("another list with serial {serial}");
+        return Err(TrustError::Field { field: "serial", expected, found });
+    }
+    Ok(if known.serial > carried.serial { known } else { carried })
 }
 
 /// A bundle whose manifest is signed by keys that count; its blobs are still to come.
@@ -196,7 +204,7 @@ fn take(
 }
 
 /// The digest of everything, once nothing more comes.
-fn ended<R: Read>(mut reader: Hashed<R>) -> Result<Digest, BundleError> {
+pub(super) fn ended<R: Read>(mut reader: Hashed<R>) -> Result<Digest, BundleError> {
     let n_more = std::io::copy(&mut reader.by_ref().take(1), &mut std::io::sink())
         .map_err(|cause| BundleError::Read { what: "end".into(), cause })?;
     if n_more > 0 {
@@ -206,7 +214,7 @@ fn ended<R: Read>(mut reader: Hashed<R>) -> Result<Digest, BundleError> {
     Ok(reader.digest())
 }
 
-fn expect_magic(reader: &mut impl Read, magic: [u8; 8], name: &str) -> Result<(), BundleError> {
+pub(super) fn expect_magic(reader: &mut impl Read, magic: [u8; 8], name: &str) -> Result<(), BundleError> {
     let failed = |cause| BundleError::Read { what: "first bytes".into(), cause };
     let mut found = [0; 8];
     reader.read_exact(&mut found).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! Who may sign: root keys sign a list of signing keys, signing keys sign manifests.
+//! Who may sign: root keys sign a list of signing keys, signing keys sign manifests, or channels.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,6 +12,8 @@ use super::digest::{from_hex, to_hex};
 
 /// Most bytes of a key list.
 const MAX_KEY_LIST_BYTES: usize = 1 << 16;
+/// Most bytes of a channel's text.
+const MAX_CHANNEL_TEXT_BYTES: usize = 1 << 16;
 /// Most signatures of one text, and most keys of a list or of a device.
 pub const MAX_KEYS: usize = 16;
 /// The key list's format that this program reads.
@@ -166,6 +168,8 @@ pub enum Purpose {
     KeyList,
     /// A manifest, by signing keys.
     Manifest,
+    /// A channel, by signing keys that sign channels.
+    Channel,
 }
 
 impl Purpose {
@@ -174,6 +178,7 @@ impl Purpose {
         match self {
             Purpose::KeyList => b"candor key list 1\0",
             Purpose::Manifest => b"candor manifest 1\0",
+            Purpose::Channel => b"candor channel 1\0",
         }
     }
 
@@ -181,6 +186,7 @@ impl Purpose {
         match self {
             Purpose::KeyList => "key list",
             Purpose::Manifest => "manifest",
+            Purpose::Channel => "channel",
         }
     }
 
@@ -189,6 +195,7 @@ impl Purpose {
         match self {
             Purpose::KeyList => MAX_KEY_LIST_BYTES,
             Purpose::Manifest => super::MAX_MANIFEST_BYTES,
+            Purpose::Channel => MAX_CHANNEL_TEXT_BYTES,
         }
     }
 }
@@ -359,7 +366,31 @@ impl Roots {
     }
 }
 
-/// A key that may sign manifests until it expires.
+/// What a listed key may sign.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Signs {
+    /// Manifests.
+    #[default]
+    Bundles,
+    /// Channels, each with one signature.
+    Channels,
+}
+
+impl Signs {
+    fn is_default(&self) -> bool {
+        *self == Signs::default()
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Signs::Bundles => "bundles",
+            Signs::Channels => "channels",
+        }
+    }
+}
+
+/// A key that may sign until it expires.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListedKey {
@@ -369,9 +400,12 @@ pub struct ListedKey {
     pub public: PublicKey,
     /// From this time on it signs nothing more.
     pub expires_unix_s: u64,
+    /// What it signs; left out for bundles.
+    #[serde(default, skip_serializing_if = "Signs::is_default")]
+    pub signs: Signs,
 }
 
-/// The keys that may sign manifests now; a list with a higher serial replaces it.
+/// The keys that may sign now; a list with a higher serial replaces it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyList {
@@ -379,7 +413,7 @@ pub struct KeyList {
     pub format: u32,
     /// Grows with every list.
     pub serial: u64,
-    /// How many of the keys must sign a manifest.
+    /// How many of the keys that sign bundles must sign a manifest.
     pub threshold: usize,
     /// At most [`MAX_KEYS`].
     pub keys: Vec<ListedKey>,
@@ -425,23 +459,32 @@ impl KeyList {
         let longest = keys.iter().map(|key| key.name.len()).max().unwrap_or_default();
         let expected = format!("at most {MAX_NAME_BYTES} bytes");
         check(longest <= MAX_NAME_BYTES, "keys.name", expected, longest.to_string())?;
-        let can_be_met = (1..=n_keys).contains(&self.threshold);
-        check(can_be_met, "threshold", format!("1..={n_keys}"), self.threshold.to_string())
+        let n_of_bundles = keys.iter().filter(|key| key.signs == Signs::Bundles).count();
+        let can_be_met = (1..=n_of_bundles).contains(&self.threshold);
+        let expected = format!("1..={n_of_bundles}, of the keys that sign bundles");
+        check(can_be_met, "threshold", expected, self.threshold.to_string())
     }
 
-    /// Who signed `manifest`; with `now_unix_s`, expired keys don't count.
+    /// Who signed a manifest or a channel; with `now_unix_s`, expired keys don't count.
     ///
     /// # Errors
     /// [`TrustError`].
     pub(super) fn signers(
         &self,
-        manifest: &Signed,
+        signed: &Signed,
         now_unix_s: Option<u64>,
     ) -> Result<Vec<&ListedKey>, TrustError> {
         let listed = |id: KeyId| self.keys.iter().find(|key| key.public.id() == id);
-        let ids = manifest.signers(self.threshold, |id| {
+        let (signs, threshold) = match signed.purpose {
+            Purpose::Channel => (Signs::Channels, 1),
+            Purpose::Manifest | Purpose::KeyList => (Signs::Bundles, self.threshold),
+        };
+        let ids = signed.signers(threshold, |id| {
             let key =
                 listed(id).ok_or_else(|| format!("is not in the key list with serial {}", self.serial))?;
+            if key.signs != signs {
+                return Err(format!("({}) signs {}", key.name, key.signs.word()));
+            }
             match now_unix_s {
                 Some(now) if now >= key.expires_unix_s => {
                     Err(format!("({}) expired at {} s, it is {now} s now", key.name, key.expires_unix_s))

@@ -2,6 +2,7 @@
 //!
 //! Three forms: built into the program, a folder for development, and one signed file (`models/FORMAT.md`).
 
+mod channel;
 mod digest;
 mod file;
 mod keys;
@@ -10,11 +11,14 @@ mod manifest;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+pub use self::channel::{
+    Channel, ChannelError, MAX_CHANNEL_BYTES, Offer, UnverifiedChannel, VerifiedChannel,
+};
 pub(crate) use self::digest::Hasher;
 pub use self::digest::{Digest, from_hex, to_hex};
 pub use self::file::{Head, UnverifiedBundle, VerifiedBundle, read_key_list, write_bundle, write_key_list};
 pub use self::keys::{
-    KeyId, KeyList, ListedKey, MAX_KEYS, PublicKey, Purpose, Roots, Signature, Signed, TrustError,
+    KeyId, KeyList, ListedKey, MAX_KEYS, PublicKey, Purpose, Roots, Signature, Signed, Signs, TrustError,
 };
 pub use self::manifest::{
     Blob, Calibration, Golden, Input, MAX_DOCUMENT_BYTES, MAX_GOLDENS, Manifest, Release, Status, Thresholds,

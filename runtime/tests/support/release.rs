@@ -4,7 +4,7 @@
 
 use candor::bundle::{
     Blob, Digest, Golden, Head, KeyList, ListedKey, Manifest, PublicKey, Purpose, Release, Roots, Signed,
-    Version, write_bundle, write_key_list,
+    Signs, Version, write_bundle, write_key_list,
 };
 use ed25519_dalek::SigningKey;
 
@@ -37,7 +37,7 @@ pub(crate) fn roots() -> Roots {
 /// A key of a list that is good for a day.
 pub(crate) fn listed(key: &SigningKey) -> ListedKey {
     let public = PublicKey::of(key);
-    ListedKey { name: "release".into(), public, expires_unix_s: NOW_S + 86_400 }
+    ListedKey { name: "release".into(), public, expires_unix_s: NOW_S + 86_400, signs: Signs::Bundles }
 }
 
 /// A key list of these keys, one of which must sign, signed by the root key.

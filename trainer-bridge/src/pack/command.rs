@@ -1,4 +1,4 @@
-//! `trainer-bridge keygen`, `key-list`, `pack` and `sign`.
+//! `trainer-bridge keygen`, `key-list`, `pack` and `sign`; `channel` has a file of its own.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use candor::bundle::{
-    Bundle, KeyList, ListedKey, PublicKey, Purpose, Signed, Version, read_key_list, write_key_list,
+    Bundle, KeyList, ListedKey, PublicKey, Purpose, Signed, Signs, Version, read_key_list, write_key_list,
 };
 use clap::Args;
 use zeroize::Zeroizing;
@@ -46,12 +46,15 @@ pub struct Keygen {
     passphrase: Passphrase,
 }
 
-/// Write the list of keys that may sign bundles; root keys sign it with `sign`.
+/// Write the list of keys that may sign bundles and channels; root keys sign it with `sign`.
 #[derive(Debug, Args)]
 pub struct MakeKeyList {
     /// The .pub files of the signing keys.
     #[arg(required = true)]
     keys: Vec<PathBuf>,
+    /// The .pub file of a key that signs channels instead; may be given several times.
+    #[arg(long, value_name = "PUB")]
+    channel_key: Vec<PathBuf>,
     /// The list.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -94,12 +97,12 @@ pub struct Pack {
     golden: Vec<PathBuf>,
 }
 
-/// Add a signature to a bundle, or to a key list.
+/// Add a signature to a bundle, a key list or a channel.
 #[derive(Debug, Args)]
 pub struct Sign {
-    /// The bundle or the key list; it is replaced.
+    /// The file; it is replaced.
     file: PathBuf,
-    /// The private key: a signing key for a bundle, a root key for a list.
+    /// The private key: a signing key for a bundle or a channel, a root key for a list.
     #[arg(long, value_name = "NAME.key")]
     key: PathBuf,
     #[command(flatten)]
@@ -117,9 +120,12 @@ fn public_key(path: &Path) -> anyhow::Result<PublicKey> {
     text.trim().parse().with_context(|| path.display().to_string())
 }
 
-fn in_days(days: u64) -> anyhow::Result<u64> {
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?.as_secs();
-    Ok(now_s.saturating_add(days.saturating_mul(DAY_S)))
+pub(super) fn now_unix_s() -> anyhow::Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?.as_secs())
+}
+
+pub(super) fn in_days(days: u64) -> anyhow::Result<u64> {
+    Ok(now_unix_s()?.saturating_add(days.saturating_mul(DAY_S)))
 }
 
 /// Runs `keygen`.
@@ -144,11 +150,13 @@ pub fn keygen(args: &Keygen) -> anyhow::Result<()> {
 /// When a key can't be read or the list makes no sense.
 pub fn key_list(args: &MakeKeyList) -> anyhow::Result<()> {
     let expires_unix_s = in_days(args.valid_days)?;
-    let listed = |path: &PathBuf| {
+    let listed = |(path, signs): (&PathBuf, Signs)| {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(ListedKey { name, public: public_key(path)?, expires_unix_s })
+        Ok(ListedKey { name, public: public_key(path)?, expires_unix_s, signs })
     };
-    let keys = args.keys.iter().map(listed).collect::<anyhow::Result<Vec<_>>>()?;
+    let of_bundles = args.keys.iter().map(|path| (path, Signs::Bundles));
+    let of_channels = args.channel_key.iter().map(|path| (path, Signs::Channels));
+    let keys = of_bundles.chain(of_channels).map(listed).collect::<anyhow::Result<Vec<_>>>()?;
     let list = KeyList::new(args.serial, args.threshold, keys)?;
     let signed = Signed::new(Purpose::KeyList, serde_json::to_vec(&list)?);
     let mut file = File::create(&args.out).with_context(|| args.out.display().to_string())?;
@@ -182,13 +190,14 @@ pub fn make(args: &Pack) -> anyhow::Result<()> {
 /// Runs `sign`.
 ///
 /// # Errors
-/// When the key can't be opened or the file is neither a bundle nor a key list.
+/// When the key can't be opened or the file is neither a bundle nor a key list nor a channel.
 pub fn add_signature(args: &Sign) -> anyhow::Result<()> {
     let passphrase = args.passphrase.read(&format!("Passphrase of {}: ", args.key.display()))?;
     let key = key_file::open(&args.key, &passphrase)?;
     let what = match sign(&args.file, &key)? {
         Purpose::KeyList => "key list",
         Purpose::Manifest => "bundle",
+        Purpose::Channel => "channel",
     };
     println!("{}: {what} signed by key {}", args.file.display(), PublicKey::of(&key).id());
     Ok(())

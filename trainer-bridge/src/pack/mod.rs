@@ -4,6 +4,7 @@
 //! verifies are the same code.
 
 pub mod assemble;
+pub mod channel;
 pub mod command;
 pub mod key_file;
 
@@ -12,8 +13,9 @@ use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 
 use candor::bundle::{
-    Blob, Bundle, BundleError, Digest, Golden, Head, KeyId, Manifest, Purpose, Release, Signed, TrustError,
-    UnverifiedBundle, Version, read_key_list, write_bundle, write_key_list,
+    Blob, Bundle, BundleError, Channel, ChannelError, Digest, Golden, Head, KeyId, Manifest, Purpose,
+    Release, Signed, TrustError, UnverifiedBundle, UnverifiedChannel, Version, read_key_list, write_bundle,
+    write_key_list,
 };
 use candor::classify::Classifier;
 use candor::engine::{Engine, EngineError};
@@ -36,6 +38,9 @@ pub enum PackError {
     /// The folder, or the file to be signed, is wrong.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// The channel is wrong.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
     /// The key list is wrong.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -178,7 +183,7 @@ fn blob(file: &str, bytes: &[u8]) -> Blob {
     Blob { file: file.to_owned(), sha256: Digest::of(bytes).to_string(), size_bytes: bytes.len() as u64 }
 }
 
-/// Adds the key's signature to a bundle's manifest or to a key list, whichever `path` holds; says which.
+/// Adds the key's signature to a bundle's manifest, to a key list or to a channel, whichever `path` holds; says which.
 ///
 /// # Errors
 /// [`PackError`]; the file is then as it was.
@@ -192,6 +197,13 @@ pub fn sign(path: &Path, key: &SigningKey) -> Result<Purpose, PackError> {
         list.sign(key);
         replace(path, |out| write_key_list(&list, out))?;
         return Ok(Purpose::KeyList);
+    }
+    if magic.ends_with(b"C") {
+        let mut channel = UnverifiedChannel::read(&mut file)?;
+        Channel::from_json(&channel.channel.text)?;
+        channel.channel.sign(key);
+        replace(path, |out| channel.write(out))?;
+        return Ok(Purpose::Channel);
     }
     let mut head = UnverifiedBundle::read(&mut file)?.head().clone();
     // Nobody should sign what no device takes.

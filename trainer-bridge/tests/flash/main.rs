@@ -16,7 +16,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use candor::bundle::{Digest, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Digest, KeyList, ListedKey, PublicKey, Signs};
 use candor::slot::{Folder, Name, Slot, Store};
 
 use crate::random::Random;
@@ -32,7 +32,7 @@ const N_CUTS: usize = 50;
 fn draft(seed: u64, n_bytes: usize) -> Draft {
     let mut draft = Draft::of_noise(seed, n_bytes);
     let public = PublicKey::of(&signer());
-    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S };
+    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S, signs: Signs::Bundles };
     draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
     draft.release().expires_unix_s = NEVER_S;
     draft
