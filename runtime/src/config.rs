@@ -133,6 +133,11 @@ impl Config {
         check(slots.drop.len() <= 8, "slots.drop", "at most 8 folders", slots.drop.len().to_string())?;
         let interval = (1..=86_400).contains(&slots.drop_interval_s);
         check(interval, "slots.drop_interval_s", "1..=86400", slots.drop_interval_s.to_string())?;
+        slots.check_sources().map_err(|(key, expected, found)| ConfigError::Range {
+            key,
+            expected,
+            found,
+        })?;
         if slots.root_keys.is_empty() {
             return Ok(());
         }

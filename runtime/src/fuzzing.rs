@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use crate::bundle::{Manifest, PublicKey, Roots, UnverifiedBundle};
+use crate::bundle::{Manifest, PublicKey, Roots, UnverifiedBundle, UnverifiedChannel};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::evidence::entry::Entry;
@@ -18,6 +18,7 @@ pub type Parse = fn(&[u8]);
 pub const TARGETS: &[(&str, Parse)] = &[
     ("avi", avi),
     ("bundle", bundle),
+    ("channel", channel),
     ("config", config),
     ("evidence", evidence),
     ("h264", h264),
@@ -36,7 +37,7 @@ pub fn avi(bytes: &[u8]) {
     drain(AviSource::new(Cursor::new(bytes), "fuzz"));
 }
 
-/// The root key that signs the bundle target's seeds: the public key of 32 bytes of 1.
+/// The root key that signs the bundle and channel targets' seeds: the public key of 32 bytes of 1.
 pub const BUNDLE_ROOT: &str = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c";
 
 /// A signed bundle.
@@ -49,6 +50,17 @@ pub fn bundle(bytes: &[u8]) {
         if bundle.copy(&mut copy).is_ok() {
             assert!(copy == bytes, "what is taken is copied as it is");
         }
+    }
+}
+
+/// A channel's file.
+pub fn channel(bytes: &[u8]) {
+    let Ok(roots) = BUNDLE_ROOT.parse::<PublicKey>().and_then(|key| Roots::new(vec![key], 1)) else { return };
+    let Ok(file) = UnverifiedChannel::read(bytes) else { return };
+    if let Ok(verified) = file.verify(&roots, None, 0) {
+        assert!(!verified.signers.is_empty(), "nothing is trusted without a signer");
+        let mut copy = Vec::new();
+        assert!(file.write(&mut copy).is_ok() && copy == bytes, "what is taken is written as it is");
     }
 }
 

@@ -8,6 +8,7 @@ mod explain;
 #[cfg(feature = "manual")]
 mod manual;
 mod models;
+mod pulling;
 mod receiving;
 mod scan;
 mod verify_log;

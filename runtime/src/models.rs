@@ -10,17 +10,17 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use candor::bundle::{BundleError, Roots, UnverifiedBundle, VerifiedBundle};
-use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store};
+use candor::slot::{self, Boot, Folder, Held, Known, Name, Outcome, Settings, SlotError, Store};
 
 use crate::cli::Device;
 use crate::scan::exit;
-use crate::{dropping, receiving};
+use crate::{dropping, pulling, receiving};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   2  the command line or the configuration is wrong
-  3  `slot receive` only: the sender went away; what has come is kept
+  3  `slot receive`: the sender went away; `slot pull`: a server can't be asked; what has come is kept
   4  a file of the slots could not be read or written
   5  the bundle, the key list or the step is refused; nothing was changed";
 
@@ -69,6 +69,8 @@ enum Step {
     Receive,
     /// Look for bundles in the folders of slots.drop, and stage the first that is new and good.
     CheckDrop,
+    /// Ask the channel and the hawkBit server of the configuration once, and stage what they want.
+    Pull,
     /// Print what the slots hold and what happened.
     Status {
         /// As JSON (described in runtime/JSON.md).
@@ -228,6 +230,10 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
             let why = || Failure(exit::REFUSED, "a bundle is refused".to_owned());
             return if is_refused { Err(why()) } else { Ok(()) };
         }
+        Step::Pull if settings.channel.is_none() && settings.hawkbit.is_none() => {
+            return Err(usage("slots: expected slots.channel or slots.hawkbit, found none"));
+        }
+        Step::Pull => return pull(folder, &settings, &roots),
         _ => {}
     }
     // Where nothing is written, nothing has to be writable, and no scan is waited for.
@@ -243,7 +249,7 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
             println!("{} is installed; the next scan tries it. SHA-256 {}", name(&held), held.digest);
         }
         // Lock the store for as short a time as they can.
-        Step::Receive | Step::CheckDrop => {}
+        Step::Receive | Step::CheckDrop | Step::Pull => {}
         Step::Status { json: false } => print_status(&store, &roots)?,
         Step::Status { json: true } => {
             let whole = store.status(&roots)?;
@@ -262,6 +268,17 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
             let list = store.rotate_keys(open(file)?, &roots)?;
             println!("key list with serial {}, {} keys", list.serial, list.keys.len());
         }
+    }
+    Ok(())
+}
+
+fn pull(folder: &Path, settings: &Settings, roots: &Roots) -> Result<(), Failure> {
+    let outcomes = pulling::once(folder, settings, roots).map_err(usage)?;
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Refused(_))) {
+        return Err(Failure(exit::REFUSED, "a bundle is refused, or who speaks for it".to_owned()));
+    }
+    if outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(_))) {
+        return Err(Failure(exit::NOT_SCANNED, "a server, or the disk, failed".to_owned()));
     }
     Ok(())
 }

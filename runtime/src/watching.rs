@@ -31,6 +31,7 @@ use candor::watch::{self, Watcher};
 use crate::chosen;
 use crate::cli::Watch;
 use crate::dropping::Looking;
+use crate::pulling::Pulling;
 use crate::scan::{self, exit};
 
 /// How long an outlet may take for what is left when all is over.
@@ -71,6 +72,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let named = args.networks.bundle.as_deref();
     let (watcher, bundle, running) = chosen::load_beside(named, &config.slots, &engine, load)?;
     let _looking = Looking::start(&config.slots);
+    let _pulling = Pulling::start(&config.slots)?;
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload)) {

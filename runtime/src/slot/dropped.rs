@@ -189,7 +189,7 @@ impl Outcome {
 }
 
 /// What the slots already say about a bundle.
-fn settled(store: &Store<Folder>, digest: Digest) -> Option<Outcome> {
+pub(super) fn settled(store: &Store<Folder>, digest: Digest) -> Option<Outcome> {
     let slots = &store.record().slots;
     for name in Name::ALL {
         match slots.slot(name) {

@@ -4,7 +4,7 @@ use std::io;
 
 use super::admission::Inadmissible;
 use super::state::Refusal;
-use crate::bundle::{BundleError, Digest, TrustError};
+use crate::bundle::{BundleError, ChannelError, Digest, TrustError};
 
 /// The operation that says that a file is gone.
 pub(super) const OPEN: &str = "open";
@@ -38,6 +38,9 @@ pub enum SlotError {
         /// Why.
         why: Inadmissible,
     },
+    /// A channel isn't believed.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
     /// A key list isn't trusted.
     #[error(transparent)]
     Trust(#[from] TrustError),

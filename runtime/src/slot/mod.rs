@@ -2,13 +2,14 @@
 //!
 //! `state` is the machine, `record` what is kept of it, `store` puts it on the disk so that a power cut leaves the
 //! old or the new, `folder` is the disk, `admission` says what may be installed, `trial` what may run, `receive` takes
-//! a bundle over a connection that may break, `dropped` from a folder or a stick.
+//! a bundle over a connection that may break, `dropped` from a folder or a stick, `pull` from a server.
 
 mod admission;
 mod dropped;
 mod error;
 mod folder;
 mod part;
+mod pull;
 mod receive;
 mod record;
 mod shadow;
@@ -26,6 +27,7 @@ pub use self::admission::{Inadmissible, Known};
 pub use self::dropped::{Found, Looker, Outcome};
 pub use self::error::SlotError;
 pub use self::folder::{Folder, TrialLock};
+pub use self::pull::{ChannelSettings, HawkbitSettings, Puller};
 pub use self::receive::{Ending, GREETING, PROTOCOL, Place, forget_part, receive};
 pub use self::record::{Event, MAX_EVENTS, Record, What};
 pub use self::shadow::{Alike, Comparison, Pair, Unlike};
@@ -65,6 +67,10 @@ pub struct Settings {
     pub drop: Vec<PathBuf>,
     /// Time between two looks into them, s.
     pub drop_interval_s: u32,
+    /// A channel to follow.
+    pub channel: Option<ChannelSettings>,
+    /// A hawkBit server to ask.
+    pub hawkbit: Option<HawkbitSettings>,
 }
 
 fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PathBuf>, D::Error> {
@@ -95,6 +101,8 @@ impl Default for Settings {
             max_shift: 0.3,
             drop: Vec::new(),
             drop_interval_s: 30,
+            channel: None,
+            hawkbit: None,
         }
     }
 }
@@ -108,6 +116,15 @@ impl Settings {
             return None;
         }
         Some(folder)
+    }
+
+    /// Checks where bundles are fetched from.
+    ///
+    /// # Errors
+    /// The first key whose value makes no sense, what it may hold and what it holds.
+    pub(crate) fn check_sources(&self) -> Result<(), (&'static str, &'static str, String)> {
+        self.channel.as_ref().map_or(Ok(()), ChannelSettings::check)?;
+        self.hawkbit.as_ref().map_or(Ok(()), HawkbitSettings::check)
     }
 
     /// The keys that are trusted from the start.

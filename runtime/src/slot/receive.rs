@@ -201,8 +201,8 @@ fn bundle<R: Read, W: Write>(
         part.forget()?;
         return Ok(ending);
     }
-    if let Some(ending) = lacks_room(place, size_bytes, part.n_bytes()) {
-        return Ok(ending);
+    if let Some(why) = lacks_room(place, size_bytes, part.n_bytes()) {
+        return Ok(Ending::Failed(why));
     }
     link.say(&format!("have {} {}", part.n_bytes(), part.digest()));
     let Some(line) = link.line() else { return Ok(Ending::Cut { kept_bytes: part.n_bytes() }) };
@@ -226,19 +226,19 @@ fn bundle<R: Read, W: Write>(
         part.sync()?;
         return Ok(Ending::Cut { kept_bytes: part.n_bytes() });
     }
-    let found = part.digest();
-    if found != digest {
-        part.forget()?;
-        return Ok(Ending::Again(format!("expected SHA-256 {digest}, found {found}")));
-    }
-    install(place, part)
+    arrived(place, part, digest, None)
+}
+
+/// Why a bundle of this size is for no device with these limits.
+pub(super) fn fits(place: &Place<'_>, size_bytes: u64) -> Option<String> {
+    let limit_bytes = place.limits.max_bundle_bytes.saturating_add(MAX_HEAD_BYTES);
+    let is_fit = (1..=limit_bytes).contains(&size_bytes);
+    (!is_fit).then(|| format!("size: expected 1 to {limit_bytes} bytes, found {size_bytes}"))
 }
 
 /// What can be said before a byte has come.
 fn settled(place: &Place<'_>, digest: Digest, size_bytes: u64) -> Result<Option<Ending>, SlotError> {
-    let limit_bytes = place.limits.max_bundle_bytes.saturating_add(MAX_HEAD_BYTES);
-    if !(1..=limit_bytes).contains(&size_bytes) {
-        let why = format!("size: expected 1 to {limit_bytes} bytes, found {size_bytes}");
+    if let Some(why) = fits(place, size_bytes) {
         return Ok(Some(Ending::Refused(why)));
     }
     if !place.folder.is_dir() {
@@ -263,15 +263,15 @@ fn settled(place: &Place<'_>, digest: Digest, size_bytes: u64) -> Result<Option<
     Ok(None)
 }
 
-/// Refuses what would fill the disk: the rest of the part and its copy, which installing makes.
-fn lacks_room(place: &Place<'_>, size_bytes: u64, had_bytes: u64) -> Option<Ending> {
+/// Why there is no room on the disk for the rest of the part and its copy, which installing makes.
+pub(super) fn lacks_room(place: &Place<'_>, size_bytes: u64, had_bytes: u64) -> Option<String> {
     // A file system that doesn't tell is found out by writing.
     let disk = rustix::fs::statvfs(place.folder).ok()?;
     let found = disk.f_bavail.saturating_mul(disk.f_frsize);
     let expected = size_bytes.saturating_mul(2).saturating_sub(had_bytes).saturating_add(SPARE_BYTES);
     (found < expected).then(|| {
         let folder = place.folder.display();
-        Ending::Failed(format!("disk of {folder}: expected {expected} free bytes, found {found}"))
+        format!("disk of {folder}: expected {expected} free bytes, found {found}")
     })
 }
 
@@ -296,7 +296,7 @@ fn fill<R: Read, W: Write>(part: &mut Part, size_bytes: u64, link: &mut Link<R, 
     }
 }
 
-fn is_full(error: &SlotError) -> bool {
+pub(super) fn is_full(error: &SlotError) -> bool {
     let kind = match error {
         SlotError::Io { cause, .. } | SlotError::Bundle(BundleError::Copy(cause)) => cause.kind(),
         _ => return false,
@@ -304,10 +304,22 @@ fn is_full(error: &SlotError) -> bool {
     matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn install(place: &Place<'_>, mut part: Part) -> Result<Ending, SlotError> {
+/// Installs a part that is whole, if it is what was announced; `origin` is for the history.
+pub(super) fn arrived(
+    place: &Place<'_>,
+    mut part: Part,
+    digest: Digest,
+    origin: Option<&str>,
+) -> Result<Ending, SlotError> {
+    let found = part.digest();
+    if found != digest {
+        part.forget()?;
+        return Ok(Ending::Again(format!("expected SHA-256 {digest}, found {found}")));
+    }
     let mut store = Store::open(Folder::lock(place.folder).map_err(failed("lock", place.folder))?)?;
-    let outcome =
-        store.install(part.reader()?, place.roots, place.limits, (place.now_unix_s)()).map(Ending::Installed);
+    let now_unix_s = (place.now_unix_s)();
+    let held = store.install_from(part.reader()?, place.roots, place.limits, now_unix_s, origin);
+    let outcome = held.map(Ending::Installed);
     match &outcome {
         // The bundle is none the worse for what the slots or the disk are in the midst of.
         Err(SlotError::Refused(_)) => {}

@@ -12,7 +12,7 @@ use super::error::{OPEN, SlotError};
 use super::record::{Record, What};
 use super::state::{Boot, Held, Slot};
 use crate::bundle::{
-    Bundle, Digest, KeyList, Roots, UnverifiedBundle, VerifiedBundle, read_key_list, write_key_list,
+    Bundle, Digest, KeyList, Roots, Signed, UnverifiedBundle, VerifiedBundle, read_key_list, write_key_list,
 };
 
 /// The states and the history.
@@ -304,12 +304,17 @@ impl<F: Files> Store<F> {
             Some(known) if known.serial >= new.serial => {
                 Err(SlotError::Serial { known: known.serial, found: new.serial })
             }
-            _ => {
-                self.put(KEYS, |file| write_key_list(&list, file))?;
-                self.sync_names()?;
-                Ok(new)
-            }
+            _ => self.take_key_list(&list).map(|()| new),
         }
+    }
+
+    /// Replaces the device's key list by one that has been checked and has a higher serial.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`]; the old list then stays.
+    pub(super) fn take_key_list(&mut self, list: &Signed) -> Result<(), SlotError> {
+        self.put(KEYS, |file| write_key_list(list, file))?;
+        self.sync_names()
     }
 
     /// The device's key list.

@@ -1,0 +1,50 @@
+//! What a source has to remember: a JSON file in the slots' folder, replaced whole.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::slot::SlotError;
+
+/// Most bytes of such a file.
+const MAX_BYTES: u64 = 1 << 16;
+
+fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
+    let file = file.display().to_string();
+    move |cause| SlotError::Io { operation, file, cause }
+}
+
+/// What was remembered under `name`; nothing where that is nothing.
+///
+/// # Errors
+/// [`SlotError::Io`]; [`SlotError::Record`] for a file that is damaged: what it protected from must not come in unseen.
+pub(super) fn read<T: DeserializeOwned + Default>(folder: &Path, name: &str) -> Result<T, SlotError> {
+    let path = folder.join(name);
+    let mut bytes = Vec::new();
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+        opened => opened.and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)),
+    }
+    .map_err(failed("read", &path))?;
+    let damaged = |error| SlotError::Record(format!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).map_err(damaged)
+}
+
+/// Remembers `memo` under `name`, whenever the power goes.
+///
+/// # Errors
+/// [`SlotError::Io`].
+pub(super) fn write<T: Serialize>(folder: &Path, name: &str, memo: &T) -> Result<(), SlotError> {
+    let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec_pretty(memo)?)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(failed("write", &new))
+}

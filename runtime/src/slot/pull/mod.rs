@@ -1,0 +1,186 @@
+//! Bundles that the device fetches itself: `channel` follows a signed file on a web server, `hawkbit` asks an update
+//! server. Both say which bundle is wanted by its SHA-256; the part of it that has come is kept as `receive` keeps it,
+//! and what is whole goes through the installation that any file goes through.
+
+mod channel;
+mod hawkbit;
+mod memo;
+mod web;
+
+use std::io::{self, Read as _};
+use std::time::Duration;
+
+pub use self::channel::Settings as ChannelSettings;
+pub use self::hawkbit::Settings as HawkbitSettings;
+use self::web::{Web, WebError};
+use super::part::Part;
+use super::receive::{Ending, Place, arrived, fits, is_full};
+use super::{Folder, Outcome, Settings, SlotError, Store};
+use crate::bundle::Digest;
+use crate::outlet::secret::SecretError;
+
+/// Shortest pause after a failure.
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+/// A first look comes within this time, so that a fleet that has power again doesn't come at once.
+const FIRST_LOOK: Duration = Duration::from_secs(600);
+/// Bytes that are written at a time.
+const PIECE_BYTES: usize = 1 << 16;
+
+/// Where bundles come from.
+enum Source {
+    Channel(channel::Follower),
+    Hawkbit(hawkbit::Client),
+}
+
+/// Asks one of the sources that are configured, again and again.
+pub struct Puller {
+    source: Source,
+    /// Looks that failed since one that didn't.
+    n_failed: u32,
+}
+
+impl Puller {
+    /// One for each source of `settings`, which have been checked.
+    ///
+    /// # Errors
+    /// [`SecretError`] for a file of theirs that can't be used.
+    pub fn of(settings: &Settings) -> Result<Vec<Self>, SecretError> {
+        let channel = settings.channel.as_ref().map(channel::Follower::new).transpose()?;
+        let hawkbit = settings.hawkbit.as_ref().map(hawkbit::Client::new).transpose()?;
+        let sources = channel.map(Source::Channel).into_iter().chain(hawkbit.map(Source::Hawkbit));
+        Ok(sources.map(|source| Puller { source, n_failed: 0 }).collect())
+    }
+
+    /// The source's name, for people.
+    pub fn name(&self) -> &'static str {
+        match self.source {
+            Source::Channel(_) => "channel",
+            Source::Hawkbit(_) => "hawkBit",
+        }
+    }
+
+    /// Asks once, and takes what is wanted.
+    pub fn look(&mut self, place: &Place<'_>) -> Outcome {
+        let outcome = match &mut self.source {
+            Source::Channel(follower) => follower.look(place),
+            Source::Hawkbit(client) => client.look(place),
+        };
+        let outcome = outcome.unwrap_or_else(|error| match error.is_of_disk() {
+            true => Outcome::Failed(error.to_string()),
+            false => Outcome::Refused(error.to_string()),
+        });
+        let is_failed = matches!(outcome, Outcome::Failed(_));
+        self.n_failed = if is_failed { self.n_failed.saturating_add(1) } else { 0 };
+        outcome
+    }
+
+    /// How long to wait before the first look.
+    pub fn first_pause(&self) -> Duration {
+        self.interval().min(FIRST_LOOK).mul_f64(chance())
+    }
+
+    /// How long to wait after a look: the interval, give or take a quarter of it; after failures less, at first.
+    pub fn pause(&self) -> Duration {
+        let interval = self.interval();
+        let pause = match self.n_failed {
+            0 => interval,
+            n => interval.min(FIRST_PAUSE.saturating_mul(1 << (n - 1).min(16))),
+        };
+        pause.mul_f64(0.75 + 0.5 * chance())
+    }
+
+    fn interval(&self) -> Duration {
+        match &self.source {
+            Source::Channel(follower) => follower.interval(),
+            Source::Hawkbit(client) => client.interval(),
+        }
+    }
+}
+
+/// From 0 to 1.
+fn chance() -> f64 {
+    // Devices that all have no randomness would only come together.
+    f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+/// The slots, alone.
+fn locked(place: &Place<'_>) -> Result<Store<Folder>, SlotError> {
+    let file = place.folder.display().to_string();
+    let folder = Folder::lock(place.folder);
+    Store::open(folder.map_err(|cause| SlotError::Io { operation: "lock", file, cause })?)
+}
+
+/// A bundle that is wanted.
+struct Wanted<'a> {
+    digest: Digest,
+    size_bytes: u64,
+    url: &'a str,
+    /// For the history.
+    origin: &'a str,
+}
+
+/// Fetches a bundle, from where an earlier time was cut off, and installs it.
+fn fetch(place: &Place<'_>, web: &Web, wanted: &Wanted<'_>) -> Result<Outcome, SlotError> {
+    if let Some(why) = fits(place, wanted.size_bytes) {
+        return Ok(Outcome::Refused(why));
+    }
+    let Some(mut part) = Part::open(place.folder, wanted.digest, wanted.size_bytes)? else {
+        return Ok(Outcome::Waits("another transfer is under way".to_owned()));
+    };
+    if let Some(why) = super::receive::lacks_room(place, wanted.size_bytes, part.n_bytes()) {
+        return Ok(Outcome::Failed(why));
+    }
+    let missing = |part: &Part| part.n_bytes() < wanted.size_bytes;
+    if missing(&part) {
+        let filled = fill(&mut part, web, wanted);
+        if let Err(error) = filled {
+            // A device must not stay with a full disk.
+            if is_full(&error) {
+                part.forget()?;
+            }
+            return Err(error);
+        }
+        if let Ok(Some(why)) = filled {
+            part.sync()?;
+            return Ok(Outcome::Failed(why));
+        }
+    }
+    Ok(match arrived(place, part, wanted.digest, Some(wanted.origin))? {
+        Ending::Installed(held) => Outcome::Installed(held),
+        Ending::Again(why) => Outcome::Failed(why),
+        other => Outcome::Failed(format!("unexpected: {other:?}")),
+    })
+}
+
+/// Takes what is missing; why it didn't come.
+fn fill(part: &mut Part, web: &Web, wanted: &Wanted<'_>) -> Result<Option<String>, SlotError> {
+    let url = wanted.url;
+    let download = match web.download(url, part.n_bytes()) {
+        Ok(download) => download,
+        Err(error) => {
+            // A part that is none of the file's, or a server that means something else by it, is begun anew.
+            if matches!(error, WebError::Status(ureq::http::StatusCode::RANGE_NOT_SATISFIABLE)) {
+                part.empty()?;
+            }
+            return Ok(Some(format!("{url}: {error}")));
+        }
+    };
+    if download.from == 0 && part.n_bytes() > 0 {
+        part.empty()?;
+    }
+    let mut reader = download.reader();
+    let mut piece = vec![0; PIECE_BYTES];
+    while part.n_bytes() < wanted.size_bytes {
+        let n_left = usize::try_from(wanted.size_bytes - part.n_bytes()).unwrap_or(usize::MAX);
+        match reader.read(&mut piece[..n_left.min(PIECE_BYTES)]) {
+            Ok(0) => {
+                let (found, expected) = (part.n_bytes(), wanted.size_bytes);
+                return Ok(Some(format!("{url}: expected {expected} bytes, found {found}")));
+            }
+            Ok(n) => part.append(&piece[..n])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Ok(Some(format!("{url}: {error}; {} bytes are kept", part.n_bytes()))),
+        }
+    }
+    Ok(None)
+}
