@@ -38,23 +38,24 @@ function mark() {
   requestAnimationFrame(draw);
 }
 
-// Reads all that is known.
+// Reads all that is known. Of several loads that overlap only the last one counts: news wait for that one.
 async function load() {
-  waiting ??= [];
+  const late = waiting = [];
   const reply = await fetch('/state.json');
   if (reply.status === 401) location.reload();
   if (!reply.ok) throw new Error(`state.json: ${reply.status}`);
   const state = await reply.json();
+  if (waiting !== late) return;
+  waiting = null;
   offsetMs = state.unix_ms - Date.now();
   pulseMs = Date.now();
   known = {...state, faces: new Map(state.faces.map((face) => [face.track_id, face]))};
   newest = Number(state.news.split('-')[1]);
   view.forgetFaces();
   view.past(state.past, known);
-  const late = waiting;
-  waiting = null;
   for (const [n, event] of late) if (n > newest) apply(n, event);
   showCurtain();
+  wake();
   mark();
 }
 
@@ -145,6 +146,7 @@ async function lost() {
   if (isTrying) return;
   isTrying = true;
   stream?.close();
+  waiting = null;
   while (true) {
     sayLost();
     await pause(AGAIN_MS[Math.min(n_failed++, AGAIN_MS.length - 1)]);
