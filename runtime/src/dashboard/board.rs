@@ -128,6 +128,8 @@ impl Board {
         let Ok(mut value) = serde_json::to_value(&**event) else { return };
         let mut present = self.present();
         present.counters.count(event);
+        // Settings that are read again may name another source.
+        present.file.clone_from(&event.file);
         let n = present.n_news + 1;
         if matches!(event.what, What::RunningVerdict { .. } | What::Verdict { .. }) {
             let crops = present.archive.file(n, event);
@@ -152,8 +154,16 @@ impl Board {
 
     /// Takes note of how the program was at `heard`, by a sign of the watching thread.
     pub(super) fn pulse(&self, health: Health, heard: Instant) {
-        let value = json!({ "event": "pulse", "unix_ms": unix_ms(), "health": health });
+        let now = unix_ms();
+        let value = json!({ "event": "pulse", "unix_ms": now, "health": health });
         let mut present = self.present();
+        // Where an event was lost on the way, a face or a state would stay for ever.
+        if health.n_faces == 0 {
+            present.faces.clear();
+        }
+        if health.state != present.state.0 {
+            present.state = (health.state, String::new(), now);
+        }
         present.health = Some(health);
         present.heard = heard;
         present.tell(&value);
@@ -308,10 +318,10 @@ impl Present {
             What::Verdict { track_id, .. } => {
                 self.faces.remove(track_id);
             }
-            What::Health(health) => self.health = Some((**health).clone()),
             What::Summary { .. } => self.faces.clear(),
             What::Model { step: ModelStep::TookOver, .. } => self.archive.retire(),
-            What::Model { .. } | What::Reloaded { .. } => {}
+            // A pulse says the same each second.
+            What::Health(_) | What::Model { .. } | What::Reloaded { .. } => {}
         }
     }
 }
@@ -325,10 +335,33 @@ fn unix_ms() -> u64 {
 mod tests {
     use super::super::evidence::archive;
     use super::*;
+    use crate::camera::Counts;
     use crate::verdict::Verdict;
     use crate::watch::event::Stamp;
 
     const NOW: Duration = Duration::ZERO;
+
+    fn health(state: State, n_faces: usize) -> Health {
+        Health {
+            state,
+            counts: Counts::default(),
+            n_skipped: 0,
+            n_searched: 0,
+            n_unreadable: 0,
+            n_faces,
+            rate_hz: 0.0,
+            cpu_share: None,
+            interval_ms: 200.0,
+            temperature_c: None,
+            resident_bytes: None,
+            first_score_s: None,
+            first_verdict_s: None,
+            full_verdict_s: None,
+            stage_ms: BTreeMap::new(),
+            n_events_lost: 0,
+            model: Model { id: "m".into(), version: "1".into(), status: "trained" },
+        }
+    }
 
     fn board() -> Board {
         let bundle = Arc::new(Mutex::new(Bundle::embedded().unwrap()));
@@ -381,6 +414,27 @@ mod tests {
         assert_eq!(count(&last["scores"]), MAX_SCORES);
         assert_eq!(board.present().news.len(), MAX_NEWS);
         assert!(state.to_string().len() < 1 << 20);
+    }
+
+    #[test]
+    fn a_pulse_mends_what_lost_events_leave() {
+        let board = board();
+        note(&board, What::State { state: State::NoSignal, reason: "why".into() });
+        note(&board, score(1));
+        board.pulse(health(State::NoSignal, 1), Instant::now());
+        let state = board.state();
+        assert_eq!((&state["state"]["reason"], &state["faces"][0]["track_id"]), (&"why".into(), &1.into()));
+        board.pulse(health(State::Streaming, 0), Instant::now());
+        let state = board.state();
+        assert_eq!((&state["state"]["state"], &state["faces"]), (&"streaming".into(), &json!([])));
+    }
+
+    #[test]
+    fn the_source_is_that_of_the_newest_event() {
+        let board = board();
+        let stamp = Stamp { file: "/dev/video2".into(), start_ns: 0 };
+        board.note(&Arc::new(stamp.event(0, What::Reloaded { is_accepted: true, reason: None })));
+        assert_eq!(board.state()["file"], "/dev/video2");
     }
 
     #[test]

@@ -107,16 +107,18 @@ impl Dashboard {
 /// Keeps the board up to date until there are no more events.
 fn keep(events: &Receiver<Arc<Event>>, board: &Board, studio: &Studio, pulse: &Pulse) {
     loop {
-        match events.recv_timeout(LOOK) {
+        let next = events.recv_timeout(LOOK);
+        // Before the event, which may be newer: a face that it brings isn't one of those that a sign says are gone.
+        let sign = pulse.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((health, at)) = sign {
+            board.pulse(health, at);
+        }
+        match next {
             Ok(event) => board.note(&event),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return board.end(),
         }
         studio.forget();
-        let sign = pulse.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((health, at)) = sign {
-            board.pulse(health, at);
-        }
     }
 }
 

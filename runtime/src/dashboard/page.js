@@ -59,15 +59,21 @@ async function load() {
   mark();
 }
 
+// The source does something else.
+function enter(state, reason, unixMs) {
+  known.state = {state, reason, unix_ms: unixMs};
+  view.say(`Source: ${view.stateWord(state)}`);
+  showCurtain();
+  wake();
+}
+
 function apply(n, event) {
   newest = n;
+  known.file = event.file ?? known.file;
   const face = known.faces.get(event.track_id);
   switch (event.event) {
     case 'state':
-      known.state = {state: event.state, reason: event.reason, unix_ms: event.unix_ms};
-      view.say(`Source: ${view.stateWord(event.state)}`);
-      showCurtain();
-      wake();
+      enter(event.state, event.reason, event.unix_ms);
       break;
     case 'face-appeared':
       known.faces.set(event.track_id, {track_id: event.track_id, appeared_unix_ms: event.unix_ms, scores: [], verdict_unix_ms: null});
@@ -91,12 +97,13 @@ function apply(n, event) {
     case 'verdict':
       known.faces.delete(event.track_id);
       break;
-    case 'health':
-      break;
     case 'pulse':
       known.health = event.health;
       known.is_watching = true;
       pulseMs = Date.now();
+      // Where an event was lost on the way, a face or a state would stay for ever.
+      if (event.health.n_faces === 0) known.faces.clear();
+      if (event.health.state !== known.state.state) enter(event.health.state, '', event.unix_ms);
       break;
     case 'summary':
       known.faces.clear();
