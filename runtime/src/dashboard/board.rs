@@ -69,6 +69,8 @@ pub(super) enum Next {
 /// Everything that changes.
 pub(super) struct Present {
     file: String,
+    /// The model that judged the newest event.
+    model: Model,
     state: (State, String, u64),
     faces: BTreeMap<u32, Face>,
     past: VecDeque<(u64, Value)>,
@@ -85,7 +87,7 @@ pub(super) struct Present {
 pub(super) struct Board {
     /// Tells one run of the program from another.
     pub(super) run: u64,
-    /// The model that judges now.
+    /// The model that judges now; the board hears of it later, with the events before.
     bundle: Arc<Mutex<Bundle>>,
     present: Mutex<Present>,
     has_news: Condvar,
@@ -95,11 +97,13 @@ impl Board {
     /// Before anything has happened. `file` is what is watched.
     pub(super) fn new(file: &str, bundle: Arc<Mutex<Bundle>>, archive: Archive) -> Self {
         let now = unix_ms();
+        let model = Model::of(&manifest(&bundle));
         Board {
             run: now,
             bundle,
             present: Mutex::new(Present {
                 file: file.to_owned(),
+                model,
                 state: (State::Opening, "starting".to_owned(), now),
                 faces: BTreeMap::new(),
                 past: VecDeque::new(),
@@ -113,10 +117,6 @@ impl Board {
             }),
             has_news: Condvar::new(),
         }
-    }
-
-    fn manifest(&self) -> Manifest {
-        self.bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().clone()
     }
 
     pub(super) fn present(&self) -> MutexGuard<'_, Present> {
@@ -136,6 +136,9 @@ impl Board {
             if !crops.is_empty() {
                 value["evidence"] = json!({ "id": n, "crops": crops });
             }
+        }
+        if matches!(event.what, What::RunningVerdict { .. } | What::Verdict { .. } | What::Summary { .. }) {
+            value["model_status"] = present.model.status.into();
         }
         if let What::Verdict { track_id, .. } = &event.what
             && let Some(face) = present.faces.get(track_id)
@@ -203,8 +206,7 @@ impl Board {
 
     /// All that is known.
     pub(super) fn state(&self) -> Value {
-        let manifest = self.manifest();
-        let rules = manifest.rules();
+        let rules = manifest(&self.bundle).rules();
         let present = self.present();
         let (state, reason, since) = &present.state;
         let past = present.past.iter().map(|(id, value)| {
@@ -230,7 +232,7 @@ impl Board {
             "file": present.file,
             "state": { "state": state, "reason": reason, "unix_ms": since },
             "is_watching": present.is_watching(),
-            "model": Model::of(&manifest),
+            "model": present.model,
             "health": present.health,
             "faces": present.faces.values().collect::<Vec<_>>(),
             "past": past.collect::<Vec<_>>(),
@@ -248,17 +250,10 @@ impl Board {
     pub(super) fn metrics(&self, n_connections: usize) -> String {
         let present = self.present();
         let health = present.health.clone();
-        let (counters, state) = (present.counters.clone(), present.state.0);
+        let (counters, state, model) = (present.counters.clone(), present.state.0, present.model.clone());
         let (n_present, is_watching) = (present.faces.len(), present.is_watching());
         drop(present);
-        counters.text(
-            &Model::of(&self.manifest()),
-            health.as_ref(),
-            state,
-            n_present,
-            n_connections,
-            is_watching,
-        )
+        counters.text(&model, health.as_ref(), state, n_present, n_connections, is_watching)
     }
 }
 
@@ -319,11 +314,18 @@ impl Present {
                 self.faces.remove(track_id);
             }
             What::Summary { .. } => self.faces.clear(),
-            What::Model { step: ModelStep::TookOver, .. } => self.archive.retire(),
+            What::Model { step: ModelStep::TookOver, model, .. } => {
+                self.model = model.clone();
+                self.archive.retire();
+            }
             // A pulse says the same each second.
             What::Health(_) | What::Model { .. } | What::Reloaded { .. } => {}
         }
     }
+}
+
+fn manifest(bundle: &Mutex<Bundle>) -> Manifest {
+    bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().clone()
 }
 
 fn unix_ms() -> u64 {
@@ -359,8 +361,12 @@ mod tests {
             full_verdict_s: None,
             stage_ms: BTreeMap::new(),
             n_events_lost: 0,
-            model: Model { id: "m".into(), version: "1".into(), status: "trained" },
+            model: model("trained"),
         }
+    }
+
+    fn model(status: &'static str) -> Model {
+        Model { id: "m".into(), version: "1".into(), status }
     }
 
     fn board() -> Board {
@@ -462,9 +468,39 @@ mod tests {
             mean_score: None,
             reason: String::new(),
             interrupted: false,
-            model: Model::of(&board.manifest()),
+            model: model("trained"),
         };
         note(&board, summary);
         assert_eq!(board.state()["faces"], json!([]));
+    }
+
+    #[test]
+    fn a_past_verdict_keeps_the_status_of_the_model_that_gave_it() {
+        let board = board();
+        let over = |track_id| What::Verdict {
+            track_id,
+            verdict: Verdict::Real,
+            mean_score: Some(0.1),
+            n_scores: 1,
+            scores: vec![Some(0.1)],
+            start_s: 0.0,
+            end_s: 1.0,
+            bbox: [0.0; 4],
+            reason: String::new(),
+        };
+        let took_over =
+            |status| What::Model { step: ModelStep::TookOver, model: model(status), reason: None };
+        note(&board, took_over("untrained"));
+        note(&board, over(1));
+        let tried = What::Model { step: ModelStep::TrialStarted, model: model("trained"), reason: None };
+        note(&board, tried);
+        note(&board, over(2));
+        note(&board, took_over("trained"));
+        note(&board, over(3));
+        let state = board.state();
+        let past = state["past"].as_array().unwrap().iter().filter(|event| event["event"] == "verdict");
+        let told: Vec<&str> = past.map(|event| event["model_status"].as_str().unwrap()).collect();
+        assert_eq!(told, ["trained", "untrained", "untrained"]);
+        assert_eq!(state["model"]["status"], "trained");
     }
 }

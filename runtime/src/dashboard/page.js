@@ -52,7 +52,7 @@ async function load() {
   known = {...state, faces: new Map(state.faces.map((face) => [face.track_id, face]))};
   newest = Number(state.news.split('-')[1]);
   view.forgetFaces();
-  view.past(state.past, known);
+  view.past(state.past);
   for (const [n, event] of late) if (n > newest) apply(n, event);
   showCurtain();
   wake();
@@ -109,10 +109,13 @@ function apply(n, event) {
       known.faces.clear();
       break;
   }
-  view.addPast(event, known);
+  view.addPast(event);
   mark();
-  // Another model has other limits and another name.
-  if (event.event === 'model' && event.step === 'took-over') load().catch(lost);
+  if (event.event === 'model' && event.step === 'took-over') {
+    known.model = event.model;
+    // Another model has other limits.
+    load().catch(lost);
+  }
 }
 
 function heard() {

@@ -79,12 +79,12 @@ export function source(known, now) {
   document.title = `${name} - Candor`;
 }
 
-function verdictLine(verdict, known) {
+function verdictLine(verdict, untrained) {
   const line = make('p', 'verdict');
   const sign = make('span', 'sign');
   sign.setAttribute('aria-hidden', 'true');
   line.append(sign, make('span', 'word', word(verdict)));
-  if (isUntrained(known)) line.append(make('span', 'untrained', 'untrained'));
+  if (untrained) line.append(make('span', 'untrained', 'untrained'));
   return line;
 }
 
@@ -107,7 +107,7 @@ function newCard(face, known) {
   for (const [rule, y] of [[lower, known.program.real_below], [upper, known.program.fake_above]]) {
     for (const [name, value] of Object.entries({x1: 0, x2: 120, y1: 100 - 100 * y, y2: 100 - 100 * y})) rule.setAttribute(name, value);
   }
-  card.append(head, verdictLine('Pending', known), svg, make('p', 'reason'), make('p', 'small'));
+  card.append(head, verdictLine('Pending', isUntrained(known)), svg, make('p', 'reason'), make('p', 'small'));
   return card;
 }
 
@@ -232,7 +232,7 @@ async function heat(button, row, event) {
   say(`The map of face ${event.track_id} is there`);
 }
 
-function entry(event, known) {
+function entry(event) {
   const parts = told(event);
   if (!parts) return null;
   const [title, verdict, why] = parts;
@@ -241,7 +241,8 @@ function entry(event, known) {
   head.append(make('span', '', title));
   if (verdict) {
     item.dataset.verdict = verdict;
-    const line = verdictLine(verdict, known);
+    // By the model that judged, whichever is in use now.
+    const line = verdictLine(verdict, event.model_status === 'untrained');
     const inline = make('span', 'verdict');
     inline.append(...line.childNodes);
     head.append(inline);
@@ -254,13 +255,13 @@ function entry(event, known) {
 }
 
 // `events` are newest first.
-export function past(events, known) {
-  at('past').replaceChildren(...events.map((event) => entry(event, known)).filter(Boolean));
+export function past(events) {
+  at('past').replaceChildren(...events.map(entry).filter(Boolean));
   at('nothing').hidden = at('past').children.length > 0;
 }
 
-export function addPast(event, known) {
-  const item = entry(event, known);
+export function addPast(event) {
+  const item = entry(event);
   if (!item) return;
   at('past').prepend(item);
   while (at('past').children.length > MAX_PAST) at('past').lastChild.remove();
