@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::evidence::Archive;
+use super::evidence::{Archive, Exhibit};
 use super::metrics::Counters;
 use crate::bundle::{Bundle, Manifest};
 use crate::camera::State;
@@ -25,7 +25,7 @@ const MAX_PAST: usize = 128;
 /// Time without a sign of the watching thread after which it stands still.
 const STILL: Duration = Duration::from_secs(30);
 /// Version of the JSON; grows when a field changes its meaning or goes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// A face that isn't over.
 #[derive(Clone, Debug, Serialize)]
@@ -73,7 +73,7 @@ pub(super) struct Present {
     model: Model,
     state: (State, String, u64),
     faces: BTreeMap<u32, Face>,
-    past: VecDeque<(u64, Value)>,
+    past: VecDeque<Value>,
     news: VecDeque<News>,
     n_news: u64,
     health: Option<Health>,
@@ -95,7 +95,7 @@ pub(super) struct Board {
 
 impl Board {
     /// Before anything has happened. `file` is what is watched.
-    pub(super) fn new(file: &str, bundle: Arc<Mutex<Bundle>>, archive: Archive) -> Self {
+    pub(super) fn new(file: &str, bundle: Arc<Mutex<Bundle>>) -> Self {
         let now = unix_ms();
         let model = Model::of(&manifest(&bundle));
         Board {
@@ -113,7 +113,7 @@ impl Board {
                 heard: Instant::now(),
                 is_over: false,
                 counters: Counters::new(now),
-                archive,
+                archive: Archive::default(),
             }),
             has_news: Condvar::new(),
         }
@@ -123,19 +123,16 @@ impl Board {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of an event, and tells of it.
-    pub(super) fn note(&self, event: &Arc<Event>) {
-        let Ok(mut value) = serde_json::to_value(&**event) else { return };
+    /// Takes note of an event with what it rests on, and tells of it.
+    pub(super) fn note(&self, event: &Event, exhibit: Option<Exhibit>) {
+        let Ok(mut value) = serde_json::to_value(event) else { return };
         let mut present = self.present();
         present.counters.count(event);
         // Settings that are read again may name another source.
         present.file.clone_from(&event.file);
-        let n = present.n_news + 1;
-        if matches!(event.what, What::RunningVerdict { .. } | What::Verdict { .. }) {
-            let crops = present.archive.file(n, event);
-            if !crops.is_empty() {
-                value["evidence"] = json!({ "id": n, "crops": crops });
-            }
+        if let Some(exhibit) = exhibit {
+            value["evidence"] = json!({ "crops": exhibit.about() });
+            present.archive.keep(exhibit);
         }
         if matches!(event.what, What::RunningVerdict { .. } | What::Verdict { .. } | What::Summary { .. }) {
             value["model_status"] = present.model.status.into();
@@ -147,7 +144,7 @@ impl Board {
         }
         present.apply(event);
         if !matches!(event.what, What::FaceAppeared { .. } | What::Score { .. } | What::Health(_)) {
-            present.past.push_front((n, value.clone()));
+            present.past.push_front(value.clone());
             present.past.truncate(MAX_PAST);
         }
         present.tell(&value);
@@ -209,11 +206,10 @@ impl Board {
         let rules = manifest(&self.bundle).rules();
         let present = self.present();
         let (state, reason, since) = &present.state;
-        let past = present.past.iter().map(|(id, value)| {
+        let past = present.past.iter().map(|value| {
             let mut value = value.clone();
-            if !present.archive.has(*id)
-                && let Some(fields) = value.as_object_mut()
-            {
+            let is_kept = value["id"].as_str().is_some_and(|id| present.archive.has(id));
+            if let (false, Some(fields)) = (is_kept, value.as_object_mut()) {
                 fields.remove("evidence");
             }
             value
@@ -335,7 +331,6 @@ fn unix_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::evidence::archive;
     use super::*;
     use crate::camera::Counts;
     use crate::verdict::Verdict;
@@ -371,11 +366,11 @@ mod tests {
 
     fn board() -> Board {
         let bundle = Arc::new(Mutex::new(Bundle::embedded().unwrap()));
-        Board::new("clip", bundle, archive().1)
+        Board::new("clip", bundle)
     }
 
     fn note(board: &Board, what: What) {
-        board.note(&Arc::new(Stamp { file: "clip".into(), start_ns: 0 }.event(0, what)));
+        board.note(&Stamp { file: "clip".into(), start_ns: 0 }.event(0, what), None);
     }
 
     fn score(track_id: u32) -> What {
@@ -439,7 +434,7 @@ mod tests {
     fn the_source_is_that_of_the_newest_event() {
         let board = board();
         let stamp = Stamp { file: "/dev/video2".into(), start_ns: 0 };
-        board.note(&Arc::new(stamp.event(0, What::Reloaded { is_accepted: true, reason: None })));
+        board.note(&stamp.event(0, What::Reloaded { is_accepted: true, reason: None }), None);
         assert_eq!(board.state()["file"], "/dev/video2");
     }
 

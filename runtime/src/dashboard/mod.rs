@@ -78,8 +78,8 @@ impl Dashboard {
         let guard = guard::Guard::new(settings.token_file.as_deref(), &settings.hosts)?;
         let refused = |cause| DashboardError::Listen { address, cause };
         let listener = TcpListener::bind(address).map_err(refused)?;
-        let (sender, archive) = evidence::archive();
-        let board = Arc::new(Board::new(file, Arc::clone(bundle), archive));
+        let (sender, encoder) = evidence::way();
+        let board = Arc::new(Board::new(file, Arc::clone(bundle)));
         let studio = Arc::new(Studio::new());
         let pulse = Pulse::default();
         hub.attend(Box::new(Onlooker {
@@ -89,7 +89,7 @@ impl Dashboard {
         }));
         let events = hub.subscribe();
         let (notes, pictures) = (Arc::clone(&board), Arc::clone(&studio));
-        let keep = move || keep(&events, &notes, &pictures, &pulse);
+        let keep = move || keep(&events, encoder, &notes, &pictures, &pulse);
         std::thread::Builder::new().name("dashboard-board".into()).spawn(keep).map_err(refused)?;
         let heat = heat::Painter::new(Arc::clone(bundle), kernels);
         let page = Arc::new(Page::new(board, studio, guard, heat, limits));
@@ -105,7 +105,13 @@ impl Dashboard {
 }
 
 /// Keeps the board up to date until there are no more events.
-fn keep(events: &Receiver<Arc<Event>>, board: &Board, studio: &Studio, pulse: &Pulse) {
+fn keep(
+    events: &Receiver<Arc<Event>>,
+    mut encoder: evidence::Encoder,
+    board: &Board,
+    studio: &Studio,
+    pulse: &Pulse,
+) {
     loop {
         let next = events.recv_timeout(LOOK);
         // Before the event, which may be newer: a face that it brings isn't one of those that a sign says are gone.
@@ -114,7 +120,11 @@ fn keep(events: &Receiver<Arc<Event>>, board: &Board, studio: &Studio, pulse: &P
             board.pulse(health, at);
         }
         match next {
-            Ok(event) => board.note(&event),
+            Ok(event) => {
+                // Encoded before the board is locked.
+                let exhibit = encoder.exhibit(&event);
+                board.note(&event, exhibit);
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return board.end(),
         }

@@ -192,7 +192,7 @@ function evidence(event) {
     image.alt = `Face ${event.track_id}, ${crop.what === 'newest' ? 'newest look' : `look with the ${crop.what} score`}`;
     image.loading = 'lazy';
     image.width = image.height = 84;
-    image.src = `/evidence/${event.evidence.id}/${i}.jpg`;
+    image.src = `/evidence/${event.id}/${i}.jpg`;
     image.addEventListener('error', () => row.remove(), {once: true});
     figure.append(image, make('figcaption', '', `${crop.what} ${score(crop.score)}`));
     row.append(figure);
@@ -211,7 +211,7 @@ async function heat(button, row, event) {
   button.textContent = 'Computing';
   let reply;
   for (let tries = 0; tries < 20; tries++) {
-    reply = await fetch(`/evidence/${event.evidence.id}/heat.png`).catch(() => null);
+    reply = await fetch(`/evidence/${event.id}/heat.png`).catch(() => null);
     if (reply?.status !== 503) break;
     await new Promise((go) => setTimeout(go, 1000));
   }

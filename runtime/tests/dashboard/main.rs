@@ -99,7 +99,7 @@ fn the_page_is_served_whole_and_lets_nothing_in_from_elsewhere() {
         ("/page.js", "text/javascript", "EventSource"),
         ("/view.js", "text/javascript", "export function"),
         ("/icon.svg", "image/svg+xml", "<svg"),
-        ("/state.json", "application/json", "\"schema\":1"),
+        ("/state.json", "application/json", "\"schema\":2"),
         ("/healthz", "application/json", "\"ok\":true"),
         ("/metrics", "text/plain; version=0.0.4", "candor_build_info"),
     ] {
@@ -336,7 +336,7 @@ fn what_a_verdict_rests_on_is_kept_with_it() {
     let told: Vec<&str> =
         evidence["crops"].as_array().unwrap().iter().map(|c| c["what"].as_str().unwrap()).collect();
     assert_eq!(told, ["highest", "median", "lowest"]);
-    let id = evidence["id"].as_u64().unwrap();
+    let id = state["past"][0]["id"].as_str().unwrap();
     for (idx, red) in [250u8, 120, 10].into_iter().enumerate() {
         let reply = get(&fixture.dashboard, &format!("/evidence/{id}/{idx}.jpg"));
         let crop = image::load_from_memory(&reply.body).unwrap().to_rgb8();
