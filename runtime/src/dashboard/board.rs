@@ -310,10 +310,7 @@ impl Present {
                 self.faces.remove(track_id);
             }
             What::Summary { .. } => self.faces.clear(),
-            What::Model { step: ModelStep::TookOver, model, .. } => {
-                self.model = model.clone();
-                self.archive.retire();
-            }
+            What::Model { step: ModelStep::TookOver, model, .. } => self.model = model.clone(),
             // A pulse says the same each second.
             What::Health(_) | What::Model { .. } | What::Reloaded { .. } => {}
         }

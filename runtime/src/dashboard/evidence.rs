@@ -37,13 +37,18 @@ struct Pick {
 }
 
 /// What a verdict rests on, on its way.
-pub(super) struct Parcel {
+struct Parcel {
     event: Arc<Event>,
+    model: String,
     picks: Vec<Pick>,
 }
 
 /// The watching thread's end.
-pub(super) struct Sender(SyncSender<Parcel>);
+pub(super) struct Sender {
+    parcels: SyncSender<Parcel>,
+    /// SHA-256 of the network that judges from here on.
+    pub(super) model: String,
+}
 
 /// A crop that is kept, as the page is told of it.
 #[derive(Clone, Debug, Serialize)]
@@ -59,10 +64,19 @@ pub(super) struct Exhibit {
     id: String,
     about: Vec<About>,
     crops: Vec<Arc<Vec<u8>>>,
-    /// The look with the median score, exactly as the network saw it.
-    typical: Arc<Vec<u8>>,
-    caption: String,
-    is_of_another_model: bool,
+    typical: Look,
+}
+
+/// The look with the median score.
+#[derive(Clone)]
+pub(super) struct Look {
+    /// Exactly as the network saw it.
+    pub(super) png: Arc<Vec<u8>>,
+    pub(super) caption: String,
+    /// SHA-256 of the network that judged it.
+    pub(super) model: String,
+    /// The heat map, once somebody has asked for it, as PNG.
+    pub(super) map: Option<Arc<Vec<u8>>>,
 }
 
 /// The end of the thread that hears the events: encodes what came with them.
@@ -80,9 +94,10 @@ pub(super) struct Archive {
 }
 
 /// The way of crops from the watching thread to the one that hears the events.
-pub(super) fn way() -> (Sender, Encoder) {
+pub(super) fn way(model: &str) -> (Sender, Encoder) {
     let (sender, parcels) = sync_channel(MAX_WAITING);
-    (Sender(sender), Encoder { parcels, early: None, resizer: Resizer::new() })
+    let sender = Sender { parcels: sender, model: model.to_owned() };
+    (sender, Encoder { parcels, early: None, resizer: Resizer::new() })
 }
 
 impl Sender {
@@ -99,7 +114,8 @@ impl Sender {
             picks.splice(0..0, finite().max_by(by_score).map(|s| Pick::new("highest", s)));
             picks.extend(finite().min_by(by_score).map(|s| Pick::new("lowest", s)));
         }
-        let _ = self.0.try_send(Parcel { event: Arc::clone(judged.event), picks });
+        let parcel = Parcel { event: Arc::clone(judged.event), model: self.model.clone(), picks };
+        let _ = self.parcels.try_send(parcel);
     }
 }
 
@@ -138,6 +154,10 @@ impl Archive {
     /// Keeps an exhibit; the oldest go where there are too many.
     pub(super) fn keep(&mut self, exhibit: Exhibit) {
         self.exhibits.push_back(exhibit);
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
         let n_bytes = |exhibits: &VecDeque<Exhibit>| exhibits.iter().map(Exhibit::n_bytes).sum::<usize>();
         while self.exhibits.len() > MAX_VERDICTS || n_bytes(&self.exhibits) > MAX_BYTES {
             self.exhibits.pop_front();
@@ -158,18 +178,17 @@ impl Archive {
         self.find(id)?.crops.get(idx).cloned()
     }
 
-    /// Another model judges from here on: no map of its would be one of what is kept.
-    pub(super) fn retire(&mut self) {
-        self.exhibits.iter_mut().for_each(|exhibit| exhibit.is_of_another_model = true);
+    /// The median look.
+    pub(super) fn typical(&self, id: &str) -> Option<Look> {
+        Some(self.find(id)?.typical.clone())
     }
 
-    /// The median look as PNG, and its caption; `None` too where another model has judged it.
-    pub(super) fn typical(&self, id: &str) -> Option<(Arc<Vec<u8>>, String)> {
-        let exhibit = self.find(id)?;
-        if exhibit.is_of_another_model {
-            return None;
+    /// Keeps the heat map of event `id`.
+    pub(super) fn keep_map(&mut self, id: &str, map: Arc<Vec<u8>>) {
+        if let Some(exhibit) = self.exhibits.iter_mut().find(|exhibit| exhibit.id == id) {
+            exhibit.typical.map = Some(map);
+            self.make_room();
         }
-        Some((Arc::clone(&exhibit.typical), exhibit.caption.clone()))
     }
 }
 
@@ -180,7 +199,8 @@ impl Exhibit {
     }
 
     fn n_bytes(&self) -> usize {
-        self.typical.len() + self.crops.iter().map(|crop| crop.len()).sum::<usize>()
+        let Look { png, map, .. } = &self.typical;
+        [png].into_iter().chain(map).chain(&self.crops).map(|bytes| bytes.len()).sum()
     }
 }
 
@@ -190,16 +210,14 @@ fn exhibit(parcel: &Parcel, resizer: &mut Resizer) -> Option<Exhibit> {
     let shown = |pick: &Pick| jpeg(&shrunk(resizer, &pick.crop, SIDE_PX)?, QUALITY).map(Arc::new);
     let crops: Option<Vec<_>> = parcel.picks.iter().map(shown).collect();
     let median = parcel.picks.iter().find(|pick| pick.what == MEDIAN).or(parcel.picks.first())?;
-    let mut typical = Vec::new();
-    median.crop.write_to(&mut Cursor::new(&mut typical), ImageFormat::Png).ok()?;
+    let mut png = Vec::new();
+    median.crop.write_to(&mut Cursor::new(&mut png), ImageFormat::Png).ok()?;
     let caption = format!("score {:.3}; log odds", median.score);
     Some(Exhibit {
         id: parcel.event.id.clone(),
         about: parcel.picks.iter().map(about).collect(),
         crops: crops?,
-        typical: Arc::new(typical),
-        caption,
-        is_of_another_model: false,
+        typical: Look { png: Arc::new(png), caption, model: parcel.model.clone(), map: None },
     })
 }
 
@@ -228,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_looks_that_stand_for_a_verdict_are_kept_with_it() {
-        let ((sender, mut encoder), mut archive) = (way(), Archive::default());
+        let ((sender, mut encoder), mut archive) = (way("model"), Archive::default());
         let samples: Vec<Sample> =
             [Some(0.5), Some(0.9), None, Some(0.1), Some(f32::NAN)].map(|s| sample(s, 8)).to_vec();
         let send = |n| sender.keep(&Judged { event: &event(n), scores: &[], samples: &samples });
@@ -243,14 +261,19 @@ mod tests {
         assert!(archive.has("0a-7") && !archive.has("0a-8") && !archive.has("0b-7"));
         let is_there = |idx| archive.crop("0a-7", idx).is_some();
         assert!(is_there(2) && !is_there(3) && archive.crop("0a-6", 0).is_none());
-        let (png, caption) = archive.typical("0a-7").unwrap();
-        let back = image::load_from_memory(&png).unwrap().to_rgb8();
-        assert_eq!((back, caption.as_str()), (samples[0].crop.clone(), "score 0.500; log odds"));
+        let look = archive.typical("0a-7").unwrap();
+        let back = image::load_from_memory(&look.png).unwrap().to_rgb8();
+        assert_eq!((back, look.caption.as_str()), (samples[0].crop.clone(), "score 0.500; log odds"));
+        assert_eq!((look.model.as_str(), look.map), ("model", None));
+        archive.keep_map("0a-7", Arc::new(vec![0; 9]));
+        assert_eq!(archive.typical("0a-7").unwrap().map.unwrap().len(), 9);
+        archive.keep_map("0a-7", Arc::new(vec![0; MAX_BYTES]));
+        assert!(!archive.has("0a-7"), "maps count as crops do");
     }
 
     #[test]
     fn memory_is_bounded() {
-        let ((sender, mut encoder), mut archive) = (way(), Archive::default());
+        let ((sender, mut encoder), mut archive) = (way("model"), Archive::default());
         let large = [sample(Some(0.5), 600)];
         for n in 0..30 {
             let event = event(n);

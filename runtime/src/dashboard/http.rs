@@ -185,6 +185,11 @@ impl Answer {
         Answer { body: Body::Own(text.as_bytes().into()), ..Answer::new(kind, Vec::new()) }
     }
 
+    /// Bytes that several answers share.
+    pub fn shared(kind: &'static str, bytes: Arc<Vec<u8>>) -> Self {
+        Answer { body: Body::Shared(bytes), ..Answer::new(kind, Vec::new()) }
+    }
+
     /// With one more header.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));

@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Manifest};
 use crate::engine;
 use crate::watch::Event;
 use crate::watch::event::Health;
@@ -78,7 +78,8 @@ impl Dashboard {
         let guard = guard::Guard::new(settings.token_file.as_deref(), &settings.hosts)?;
         let refused = |cause| DashboardError::Listen { address, cause };
         let listener = TcpListener::bind(address).map_err(refused)?;
-        let (sender, encoder) = evidence::way();
+        let judges = bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().model.sha256.clone();
+        let (sender, encoder) = evidence::way(&judges);
         let board = Arc::new(Board::new(file, Arc::clone(bundle)));
         let studio = Arc::new(Studio::new());
         let pulse = Pulse::default();
@@ -146,6 +147,10 @@ impl Witness for Onlooker {
 
     fn looked(&mut self, looked: &Looked<'_>) {
         self.copyist.copy(looked);
+    }
+
+    fn model_changed(&mut self, manifest: &Manifest) {
+        self.crops.model.clone_from(&manifest.model.sha256);
     }
 
     fn judged(&mut self, judged: &Judged<'_>) {

@@ -345,8 +345,10 @@ fn what_a_verdict_rests_on_is_kept_with_it() {
     assert_eq!(get(&fixture.dashboard, &format!("/evidence/{id}/3.jpg")).status, 404);
 
     // The map is that of `candor explain`.
-    let reply = get(&fixture.dashboard, &format!("/evidence/{id}/heat.png"));
+    let heat = format!("/evidence/{id}/heat.png");
+    let reply = get(&fixture.dashboard, &heat);
     assert_eq!((reply.status, reply.header("content-type")), (200, Some("image/png")));
+    assert_eq!(get(&fixture.dashboard, &heat).body, reply.body);
     let shown = image::load_from_memory(&reply.body).unwrap().to_rgb8();
     let bundle = Bundle::embedded().unwrap();
     let engine = candor::engine::Engine::default();
