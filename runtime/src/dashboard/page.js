@@ -76,7 +76,7 @@ function apply(n, event) {
       enter(event.state, event.reason, event.unix_ms);
       break;
     case 'face-appeared':
-      known.faces.set(event.track_id, {track_id: event.track_id, appeared_unix_ms: event.unix_ms, scores: [], verdict_unix_ms: null});
+      known.faces.set(event.track_id, {track_id: event.track_id, appeared_unix_ms: event.unix_ms, scores: [], reason: null, verdict_unix_ms: null});
       break;
     case 'score':
       if (face) {
@@ -91,7 +91,7 @@ function apply(n, event) {
           face.verdict_unix_ms = event.unix_ms;
           view.say(`Face ${event.track_id}: ${view.word(event.verdict)}${known.model.status === 'untrained' ? ', untrained' : ''}`);
         }
-        Object.assign(face, {verdict: event.verdict, mean_score: event.mean_score, n_scores: event.n_scores});
+        Object.assign(face, {verdict: event.verdict, mean_score: event.mean_score, n_scores: event.n_scores, reason: event.reason});
       }
       break;
     case 'verdict':

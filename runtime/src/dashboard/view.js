@@ -111,15 +111,11 @@ function newCard(face, known) {
   return card;
 }
 
-// Why a face has its verdict, by the rules of the model.
+// Why a face has its verdict, as the device says it.
 function reason(face, program) {
+  if (face.verdict_unix_ms) return face.reason;
   const n = face.n_scores ?? 0;
-  if (!n) return 'no score yet: too small, or just come';
-  if (!face.verdict_unix_ms) return `${n} of the ${program.min_scores} scores that a verdict needs`;
-  if (face.mean_score === null) return 'the model gave no number';
-  const [low, high] = [program.real_below.toFixed(2), program.fake_above.toFixed(2)];
-  const place = {Real: `is under ${low}`, Fake: `is over ${high}`}[face.verdict] ?? `is between ${low} and ${high}`;
-  return `mean of ${n} scores ${place}`;
+  return n ? `${n} of the ${program.min_scores} scores that a verdict needs` : 'no score yet: too small, or just come';
 }
 
 export function verdictOf(face) {
@@ -320,13 +316,14 @@ export function picture(bitmap, about, known) {
   about.faces.forEach((face, i) => {
     const box = boxes.children[i] ?? boxes.appendChild(make('div', 'box'));
     if (!box.firstChild) box.append(make('span'));
-    const known_face = known.faces.get(face.track_id);
-    const verdict = known_face ? verdictOf(known_face) : 'Pending';
+    // As its card says it.
+    const card = known.faces.get(face.track_id);
+    const verdict = card ? verdictOf(card) : 'Pending';
     const [x, y, w, h] = face.place;
     box.dataset.verdict = verdict;
     box.classList.toggle('low', y < 0.08);
     Object.assign(box.style, {left: `${100 * x}%`, top: `${100 * y}%`, width: `${100 * w}%`, height: `${100 * h}%`});
-    const mean = face.mean_score === null ? '' : ` ${face.mean_score.toFixed(2)}`;
+    const mean = card?.n_scores ? ` ${score(card.mean_score)}` : '';
     put(box.firstChild, `${face.track_id} ${word(verdict)}${mean}${isUntrained(known) ? ' untrained' : ''}`);
   });
   while (boxes.children.length > about.faces.length) boxes.lastChild.remove();
