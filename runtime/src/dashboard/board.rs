@@ -22,8 +22,6 @@ const MAX_NEWS: usize = 512;
 const MAX_SCORES: usize = 8 * WINDOW;
 /// Events of the past that are shown.
 const MAX_PAST: usize = 128;
-/// Time without a sign of the watching thread after which it stands still.
-const STILL: Duration = Duration::from_secs(30);
 /// Version of the JSON; grows when a field changes its meaning or goes.
 const SCHEMA: u32 = 2;
 
@@ -78,6 +76,8 @@ pub(super) struct Present {
     n_news: u64,
     health: Option<Health>,
     heard: Instant,
+    /// Time after that for which the watching thread counts as going on.
+    still: Duration,
     is_over: bool,
     pub(super) counters: Counters,
     pub(super) archive: Archive,
@@ -94,8 +94,8 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// Before anything has happened. `file` is what is watched.
-    pub(super) fn new(file: &str, bundle: Arc<Mutex<Bundle>>) -> Self {
+    /// Before anything has happened. `file` is what is watched; without a pulse for `still` it isn't any more.
+    pub(super) fn new(file: &str, bundle: Arc<Mutex<Bundle>>, still: Duration) -> Self {
         let now = unix_ms();
         let model = Model::of(&manifest(&bundle));
         Board {
@@ -111,6 +111,7 @@ impl Board {
                 n_news: 0,
                 health: None,
                 heard: Instant::now(),
+                still,
                 is_over: false,
                 counters: Counters::new(now),
                 archive: Archive::default(),
@@ -255,7 +256,7 @@ impl Board {
 
 impl Present {
     fn is_watching(&self) -> bool {
-        !self.is_over && self.heard.elapsed() < STILL
+        !self.is_over && self.heard.elapsed() < self.still
     }
 
     fn tell(&mut self, value: &Value) {
@@ -363,7 +364,7 @@ mod tests {
 
     fn board() -> Board {
         let bundle = Arc::new(Mutex::new(Bundle::embedded().unwrap()));
-        Board::new("clip", bundle)
+        Board::new("clip", bundle, Duration::from_secs(30))
     }
 
     fn note(board: &Board, what: What) {

@@ -80,7 +80,7 @@ impl Dashboard {
         let listener = TcpListener::bind(address).map_err(refused)?;
         let judges = bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().model.sha256.clone();
         let (sender, encoder) = evidence::way(&judges);
-        let board = Arc::new(Board::new(file, Arc::clone(bundle)));
+        let board = Arc::new(Board::new(file, Arc::clone(bundle), limits.still));
         let studio = Arc::new(Studio::new());
         let pulse = Pulse::default();
         hub.attend(Box::new(Onlooker {

@@ -11,7 +11,7 @@ use candor::watch::event::{Health, Model, What};
 use crate::client::get;
 use crate::{Fixture, appeared, scored, turned_fake};
 
-fn health() -> Health {
+pub(crate) fn health() -> Health {
     Health {
         state: State::Streaming,
         counts: Counts { n_frames: 900, n_dropped: 1, n_bad: 2, n_stale: 3, n_repeated: 4, n_opened: 5 },
