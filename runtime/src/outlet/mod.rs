@@ -10,7 +10,7 @@ mod backoff;
 pub mod led;
 mod line;
 mod mqtt;
-mod secret;
+pub(crate) mod secret;
 pub mod settings;
 pub mod spool;
 mod view;

@@ -42,7 +42,7 @@ fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
 }
 
 /// A password, a token or a key: the file's first line of printable ASCII, without the space around it.
-pub(super) fn line(path: &Path) -> Result<String, SecretError> {
+pub(crate) fn line(path: &Path) -> Result<String, SecretError> {
     let text = String::from_utf8(read(path)?).map_err(|_| SecretError::new(path, "isn't text"))?;
     let line = text.lines().next().unwrap_or_default().trim();
     let is_plain = line.chars().all(|c| c.is_ascii_graphic() || c == ' ');
@@ -55,7 +55,7 @@ pub(super) fn line(path: &Path) -> Result<String, SecretError> {
 }
 
 /// The certificates in a PEM file, or in the system's.
-pub(super) fn authorities(path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SecretError> {
+pub(crate) fn authorities(path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SecretError> {
     certificates(path.unwrap_or(Path::new(SYSTEM)))
 }
 
@@ -69,12 +69,12 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SecretError
 }
 
 /// What TLS is made of.
-pub(super) fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
 /// How TLS is spoken: whom to trust, and who the device itself is.
-pub(super) fn tls(
+pub(crate) fn tls(
     ca_file: Option<&Path>,
     own: Option<(&Path, &Path)>,
 ) -> Result<Arc<ClientConfig>, SecretError> {
