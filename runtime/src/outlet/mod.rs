@@ -243,7 +243,7 @@ impl Outlets {
         let hook_work: Option<Work> = match hook {
             None => None,
             Some(hook) => {
-                let sender = webhook::Sender::new(hook, &spool.join("webhook"));
+                let sender = webhook::Sender::new(hook);
                 let sender = sender.map_err(|error| OutletError::Secret("webhook", error))?;
                 Some(Box::new(move |line, generation| sender.run(line, generation)))
             }

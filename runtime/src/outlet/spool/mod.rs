@@ -171,6 +171,11 @@ impl Spool {
         Ok(())
     }
 
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// What became of records.
     pub fn counts(&self) -> Counts {
         self.counts
