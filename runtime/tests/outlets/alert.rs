@@ -3,26 +3,18 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candor::verdict::Verdict;
 use serde_json::Value;
 
-use super::events::{GOODBYE, PATIENCE, Station, over, running, settings};
+use super::events::{GOODBYE, Station, over, running, settings, until};
 
 fn script(folder: &Path, text: &str) -> PathBuf {
     let path = folder.join("hook");
     fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 /// The lines of a file so far.
