@@ -50,9 +50,6 @@ pub enum OutletError {
     /// The spool.
     #[error("outlets.spool: {0}")]
     Spool(#[from] SpoolError),
-    /// The light.
-    #[error("outlets.led: {0}")]
-    Led(String),
     /// Settings that only a start reads.
     #[error("outlets.spool, outlets.spool_max_bytes and outlets.device_id are read at a start only")]
     Fixed,
@@ -259,11 +256,6 @@ impl Outlets {
         };
         let hook_line = open(&set.webhook.line, new.webhook.is_some(), "webhook")?;
         let mqtt_line = open(&set.mqtt.line, new.mqtt.is_some(), "mqtt")?;
-        let light = match (&new.led, &set.led) {
-            (Some(led), Some((old, _))) if led.name == old.name => None,
-            (Some(led), _) => Some(Light::open(&self.leds, &led.name).map_err(OutletError::Led)?),
-            (None, _) => None,
-        };
 
         if set.webhook.settings != new.webhook {
             set.webhook.change(new.webhook.clone(), hook_work, hook_line);
@@ -284,10 +276,17 @@ impl Outlets {
                 }
             };
         }
-        set.led = match (&new.led, light, set.led.take()) {
-            (None, ..) => None,
-            (Some(led), Some(light), _) | (Some(led), None, Some((_, light))) => Some((led.clone(), light)),
-            (Some(_), None, None) => None,
+        set.led = match (&new.led, set.led.take()) {
+            (None, _) => None,
+            (Some(led), Some((old, light))) if led.name == old.name => Some((led.clone(), light)),
+            (Some(led), before) => {
+                // It is put back to what it was first.
+                drop(before);
+                let opened = Light::open(&self.leds, &led.name);
+                // A board without this light watches all the same.
+                let light = opened.map_err(|error| log::warn!("outlets.led: {error}; there is no light"));
+                light.ok().map(|light| (led.clone(), light))
+            }
         };
         let is_alarming = set.led.as_ref().is_some_and(|(led, _)| set.view.is_alarming(led.on));
         if let Some((_, light)) = &mut set.led {
