@@ -266,16 +266,17 @@ impl Outlets {
                 line.show(set.view.json().to_string().into_bytes());
             }
         }
-        if set.alert.as_ref().map(|(alert, _)| alert) != new.alert.as_ref() {
-            let before = set.alert.take().map(|(_, runner)| runner);
-            set.alert = match &new.alert {
-                Some(alert) => Some((alert.clone(), Runner::new(alert.clone(), before))),
-                None => {
-                    before.iter().for_each(|before| before.close(Instant::now()));
-                    None
-                }
-            };
-        }
+        set.alert = match (&new.alert, set.alert.take()) {
+            (Some(alert), Some((_, runner))) => {
+                runner.change(alert.clone());
+                Some((alert.clone(), runner))
+            }
+            (Some(alert), None) => Some((alert.clone(), Runner::new(alert.clone()))),
+            (None, before) => {
+                before.iter().for_each(|(_, runner)| runner.close(Instant::now()));
+                None
+            }
+        };
         set.led = match (&new.led, set.led.take()) {
             (None, _) => None,
             (Some(led), Some((old, light))) if led.name == old.name => Some((led.clone(), light)),

@@ -103,6 +103,30 @@ fn programs_run_no_more_often_than_allowed_and_what_waits_is_bounded() {
 }
 
 #[test]
+fn what_waits_for_its_turn_outlives_settings_that_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // It runs until it may end.
+    let text = "echo $1 >> $2\nwhile [ ! -e $3 ]; do sleep 0.01; done\necho $1 over >> $2\n";
+    let hook = script(folder.path(), text);
+    let text = |name: &str| {
+        let (out, may_end) = (at("out"), at("may_end"));
+        let command = format!("[{hook:?}, {name:?}, {out:?}, {may_end:?}]");
+        settings(folder.path(), &format!("[outlets.alert]\ncommand = {command}\ninterval_ms = 0\n"))
+    };
+    let station = Station::new(&text("before"));
+    (1..4).for_each(|n| station.publish(running(n, None, Verdict::Fake)));
+    until("the first", || lines(&at("out")).len() == 1);
+    until("all seen", || station.outlets.n_seen() == 3);
+    station.outlets.change(&text("after")).unwrap();
+    fs::write(at("may_end"), "").unwrap();
+    until("all three", || lines(&at("out")).len() == 6);
+    station.end(GOODBYE);
+    let expected = ["before", "before over", "after", "after over", "after", "after over"];
+    assert_eq!(lines(&at("out")), expected);
+}
+
+#[test]
 fn a_light_is_on_while_a_fake_is_in_view() {
     let folder = tempfile::tempdir().unwrap();
     let leds = folder.path().join("leds");
