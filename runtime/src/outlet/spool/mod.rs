@@ -10,12 +10,13 @@ mod record;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::files;
 use cursor::Cursor;
 
 const ENDING: &str = "segment";
@@ -95,13 +96,8 @@ impl Spool {
     pub fn open(folder: &Path, max_bytes: u64, now: Instant) -> Result<Self, SpoolError> {
         let io = |cause| SpoolError::Io { folder: folder.to_owned(), cause };
         fs::create_dir_all(folder).map_err(io)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
-        let lock = lock.map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(SpoolError::InUse(folder.to_owned())),
-            Err(TryLockError::Error(cause)) => return Err(io(cause)),
-        }
+        let lock = files::try_lock(&folder.join("lock")).map_err(io)?;
+        let lock = lock.ok_or_else(|| SpoolError::InUse(folder.to_owned()))?;
         let cursor = Cursor::open(folder).map_err(io)?;
         let next = cursor.next.max(1);
         let mut spool = Spool {
