@@ -15,6 +15,7 @@ use super::backoff::{self, Backoff};
 use super::line::{Line, Next};
 use super::secret::{self, SecretError};
 use super::settings::Webhook;
+use crate::bundle::to_hex;
 
 /// How often a sender without events looks whether it is still wanted.
 const SLICE: Duration = Duration::from_secs(1);
@@ -142,8 +143,7 @@ fn signature(key: &[u8], body: &[u8]) -> String {
     // It takes keys of every length.
     let Ok(mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
     let digest = mac.chain_update(body).finalize().into_bytes();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={hex}")
+    format!("sha256={}", to_hex(&digest))
 }
 
 #[cfg(test)]
