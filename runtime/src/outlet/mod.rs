@@ -23,6 +23,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use line::Sent;
+#[doc(hidden)]
+pub use mqtt::feed as feed_mqtt;
 pub use secret::SecretError;
 pub use settings::Settings;
 pub use spool::SpoolError;

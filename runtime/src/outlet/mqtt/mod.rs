@@ -12,7 +12,21 @@ use super::secret::{self, SecretError};
 use super::settings::Mqtt;
 use crate::watch::event::Model;
 use connection::{Broker, Connection, MqttError};
-use packet::Connect;
+use packet::{Connect, MAX_ANSWER_BYTES};
+
+/// Takes what a broker may send, for fuzzing.
+#[doc(hidden)]
+pub fn feed(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(Some((answer, n_bytes))) = packet::answer(rest) {
+        assert!((1..=MAX_ANSWER_BYTES.min(rest.len())).contains(&n_bytes));
+        assert_eq!(packet::answer(&rest[..n_bytes]), Ok(Some((answer, n_bytes))), "what follows counts");
+        assert_eq!(packet::answer(&rest[..n_bytes - 1]), Ok(None), "it was whole before its end");
+        rest = &rest[n_bytes..];
+    }
+    // A client waits for more only where a packet has begun.
+    assert!(packet::answer(rest) != Ok(None) || rest.len() < MAX_ANSWER_BYTES);
+}
 
 /// How often an idle connection is looked after.
 const SLICE: Duration = Duration::from_millis(500);
