@@ -176,7 +176,7 @@ function told(event) {
     case 'model': return [`Model ${event.model.id} ${event.model.version} ${{'trial-started': 'is tried beside the one in use', 'took-over': 'took over', 'given-up': 'is given up'}[event.step]}`, null, event.reason ?? ''];
     case 'reloaded': return [event.is_accepted ? 'Settings read again' : 'Settings refused', null, event.reason ?? ''];
     // One comes before settings that were read again hold, too.
-    case 'summary': return [event.interrupted ? 'Watching ended' : 'All faces so far', event.verdict, `${event.reason}; ${whole(event.n_faces)} faces in ${whole(event.n_frames)} frames`];
+    case 'summary': return [event.interrupted ? 'Watching ended' : 'All faces so far', event.verdict, `${event.reason}; ${event.n_faces === 1 ? 'one face' : `${whole(event.n_faces)} faces`} in ${whole(event.n_frames)} frames`];
     default: return null;
   }
 }
