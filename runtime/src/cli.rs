@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use candor::bundle::PublicKey;
 use candor::camera::Encoding;
 use candor::config::{Config, ConfigError};
 use candor::engine::KernelSet;
+use candor::outlet::settings::Alarm;
 use candor::source::FrameRate;
-use candor::verdict::Verdict;
 
 use crate::models;
 use crate::verify_log;
@@ -125,7 +125,7 @@ pub(crate) struct Scan {
     pub(crate) interval_ms: Option<u32>,
     /// Exit with code 1 when a file has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
-    pub(crate) fail_on: Option<FailOn>,
+    pub(crate) fail_on: Option<Alarm>,
     /// Print CPU time of the scanning threads per stage, and peak memory, on standard error at the end.
     #[arg(long)]
     pub(crate) stats: bool,
@@ -310,7 +310,7 @@ pub(crate) struct Watch {
     pub(crate) networks: Networks,
     /// Exit with code 1 when the highest face has this verdict (uncertain: this or fake).
     #[arg(long, value_name = "VERDICT")]
-    pub(crate) fail_on: Option<FailOn>,
+    pub(crate) fail_on: Option<Alarm>,
 }
 
 impl Watch {
@@ -411,25 +411,6 @@ fn size(text: &str) -> Result<(u32, u32), String> {
     sides
         .filter(|(w, h)| (12..=8192).contains(w) && (12..=8192).contains(h))
         .ok_or_else(|| format!("expected a size like 640x360, sides from 12 to 8192, found {text}"))
-}
-
-/// Verdicts that make the exit code 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FailOn {
-    /// Fake.
-    Fake,
-    /// Fake or Uncertain.
-    Uncertain,
-}
-
-impl FailOn {
-    /// Whether it names `verdict`.
-    pub(crate) fn names(self, verdict: Verdict) -> bool {
-        match self {
-            FailOn::Fake => verdict == Verdict::Fake,
-            FailOn::Uncertain => matches!(verdict, Verdict::Fake | Verdict::Uncertain),
-        }
-    }
 }
 
 impl Scan {

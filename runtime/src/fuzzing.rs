@@ -6,8 +6,11 @@ use std::io::Cursor;
 
 use crate::bundle::{Manifest, PublicKey, Roots, UnverifiedBundle, UnverifiedChannel};
 use crate::config::Config;
+use crate::dashboard::guard::Guard;
+use crate::dashboard::http::{MAX_BODY, MAX_HEAD, Request};
 use crate::engine::Engine;
 use crate::evidence::entry::Entry;
+use crate::outlet;
 use crate::preprocess::color::to_rgb;
 use crate::source::{self, AviSource, FrameSource, Mp4Source, SourceError, StillSource, Y4mSource};
 
@@ -22,8 +25,10 @@ pub const TARGETS: &[(&str, Parse)] = &[
     ("config", config),
     ("evidence", evidence),
     ("h264", h264),
+    ("http", http),
     ("manifest", manifest),
     ("mp4", mp4),
+    ("mqtt", mqtt),
     ("network", network),
     ("stills", stills),
     ("y4m", y4m),
@@ -84,9 +89,31 @@ pub fn h264(bytes: &[u8]) {
     source::feed_h264(bytes);
 }
 
+/// A client's requests to the dashboard, and whether they are served at all.
+pub fn http(bytes: &[u8]) {
+    let Ok(guard) = Guard::new(None, &["candor.local".to_owned()]) else { return };
+    let mut rest = bytes;
+    while let Ok(Some((request, n_head))) = Request::parse(rest) {
+        assert!((1..=MAX_HEAD.min(rest.len())).contains(&n_head) && request.n_body <= MAX_BODY);
+        assert_eq!(
+            Request::parse(&rest[..n_head]),
+            Ok(Some((request.clone(), n_head))),
+            "what follows counts"
+        );
+        assert_eq!(Request::parse(&rest[..n_head - 1]), Ok(None), "it was whole before its end");
+        let _ = (guard.is_host(&request), Guard::is_from_elsewhere(&request), request.asked("after"));
+        rest = rest.get(n_head + request.n_body..).unwrap_or_default();
+    }
+}
+
 /// MP4 and QuickTime with H.264.
 pub fn mp4(bytes: &[u8]) {
     drain(Mp4Source::from_reader(Cursor::new(bytes), "fuzz"));
+}
+
+/// What an MQTT broker answers.
+pub fn mqtt(bytes: &[u8]) {
+    outlet::feed_mqtt(bytes);
 }
 
 /// A bundle's manifest.

@@ -9,6 +9,7 @@ pub mod dashboard;
 pub mod detect;
 pub mod engine;
 pub mod evidence;
+mod files;
 pub mod follow;
 pub mod frame;
 #[doc(hidden)]

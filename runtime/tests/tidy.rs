@@ -11,7 +11,7 @@ const STAGES: [&str; 6] = ["source", "preprocess", "detect", "track", "classify"
 /// Where stages may meet, by the first part of a path below `src`.
 const MEETINGS: [&str; 6] = ["pipeline.rs", "follow.rs", "scan.rs", "watch", "report", "fuzzing.rs"];
 /// What else may name a stage: file, stage, why.
-const NAMED_ELSEWHERE: [(&str, &str, &str); 13] = [
+const NAMED_ELSEWHERE: [(&str, &str, &str); 14] = [
     ("camera", "source", "a camera's JPEG is read as a file's is, and a clip may take a camera's place"),
     ("bundle", "verdict", "a manifest holds the limits that a verdict is made by"),
     ("gallery.rs", "verdict", "a gallery keeps as many crops as a verdict rests on"),
@@ -23,6 +23,7 @@ const NAMED_ELSEWHERE: [(&str, &str, &str); 13] = [
     ("slot", "verdict", "a candidate's verdicts are compared with those of the model in use"),
     ("evidence", "verdict", "a log's verdicts are judged again"),
     ("evidence", "track", "as many verdicts may wait as faces can be over at once"),
+    ("outlet", "track", "as many faces are known of as can be followed"),
     ("outlet", "verdict", "which verdicts are worth an alarm can be set"),
     ("cli.rs", "source", "the frame rate of a folder is an option"),
 ];

@@ -1,5 +1,6 @@
 """Chromium for the checks in this folder, driven through ChromeDriver. Standard library only."""
 
+import base64
 import json
 import os
 import re
@@ -7,7 +8,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+
+PATIENCE_S = 120
 
 
 def programs():
@@ -60,3 +64,47 @@ class Browser:
         finally:
             self.driver.terminate()
             self.driver.wait()
+
+
+class Page:
+    """A page in a browser. The script `state` returns what there is to know of it; screenshots go to `folder`, if there is one."""
+
+    def __init__(self, browser, state, folder):
+        self.browser, self.state_script, self.folder = browser, state, folder
+
+    def run(self, script):
+        return self.browser.call("POST", "/execute/sync", {"script": script, "args": []})
+
+    def cdp(self, cmd, **params):
+        return self.browser.call("POST", "/goog/cdp/execute", {"cmd": cmd, "params": params})
+
+    def load(self, url):
+        self.browser.call("POST", "/url", {"url": url})
+
+    def state(self):
+        return self.run(self.state_script)
+
+    def wait(self, what, is_so):
+        """Poll the page until `is_so` holds; ChromeDriver's own round trip paces it."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            state = self.state()
+            if is_so(state):
+                return state
+        sys.exit(f"{what}: never came; the page says {state}")
+
+    def press(self, *keys, holding=None):
+        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        if holding:
+            actions = [{"type": "keyDown", "value": holding}, *actions, {"type": "keyUp", "value": holding}]
+        self.browser.call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
+
+    def size(self, width, height, scale=1):
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600)
+
+    def screenshot(self, name):
+        if self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.run("scrollTo(0, 0)")
+            data = self.cdp("Page.captureScreenshot", format="png", captureBeyondViewport=True)["data"]
+            (self.folder / name).write_bytes(base64.b64decode(data))

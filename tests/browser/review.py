@@ -10,7 +10,6 @@ CANDOR_REQUIRE_FIXTURES is set. Standard library only.
 """
 
 import argparse
-import base64
 import csv
 import json
 import pathlib
@@ -22,7 +21,7 @@ import tempfile
 import urllib.error
 import urllib.request
 
-from chromium import Browser, programs
+from chromium import Browser, Page, programs
 
 CLIP = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "astronaut.mp4"
 LEFT, UP, RIGHT, DOWN, SHIFT = "\ue012", "\ue013", "\ue014", "\ue015", "\ue008"
@@ -53,38 +52,9 @@ def make_dataset(program, folder):
     return dataset
 
 
-class Page:
-    """The review page in a browser."""
-
-    def __init__(self, browser, url):
-        self.browser, self.url = browser, url
-
-    def state(self):
-        return self.browser.call("POST", "/execute/sync", {"script": STATE, "args": []})
-
-    def wait(self, what, is_so):
-        """Poll the page until `is_so` holds; ChromeDriver's own round trip paces it."""
-        for _ in range(2000):
-            state = self.state()
-            if is_so(state):
-                return state
-        sys.exit(f"{what}: never came; the page says {state}")
-
-    def load(self):
-        self.browser.call("POST", "/url", {"url": self.url})
-        return self.wait("the page", lambda s: s["ready"] == "yes" and s["loaded"] > 0 and not s["waiting"])
-
-    def press(self, *keys):
-        actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
-        if keys[0] == SHIFT:
-            actions = [{"type": "keyDown", "value": SHIFT}, *actions[2:], {"type": "keyUp", "value": SHIFT}]
-        body = {"actions": [{"type": "key", "id": "keys", "actions": actions}]}
-        self.browser.call("POST", "/actions", body)
-
-    def screenshot(self, folder, name):
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(base64.b64decode(self.browser.call("GET", "/screenshot")))
+def load(page, url):
+    page.load(url)
+    return page.wait("the page", lambda s: s["ready"] == "yes" and s["loaded"] > 0 and not s["waiting"])
 
 
 def decisions(dataset):
@@ -121,18 +91,18 @@ def check_guard(url, port):
                 sys.exit(f"{path}: expected 404, found {error.code}")
 
 
-def work(page, dataset, folder):
+def work(page, url, dataset):
     """Mark with keys, load again, compare with the file."""
-    state = page.load()
+    state = load(page, url)
     assert state["nameless"] == 0 and state["broken"] == 0, state
-    page.screenshot(folder, "wide.png")
+    page.screenshot("wide.png")
     n_faces = len(state["marked"])
     faces = [re.match(r"(.*), face (\d+), (\w+)$", label) for label, *_ in state["marked"]]
     fake = next(n for n, face in enumerate(faces) if face[3] == "FAKE")
     page.press(*[DOWN] * fake, RIGHT, RIGHT)
     assert "(3 of" in page.state()["focus"], page.state()["focus"]
     page.press("r")
-    page.press(SHIFT, "w")
+    page.press("w", holding=SHIFT)
     state = page.wait("two marks", lambda s: s["saved"] == 2)
     video, track = faces[fake][1], faces[fake][2]
     frame = re.search(r"frame (\d+)", state["focus"])[1]
@@ -146,16 +116,15 @@ def work(page, dataset, folder):
         assert decisions(dataset) == expected, decisions(dataset)
         real = next((n for n, face in enumerate(faces) if face[3] == "REAL"), None)
         assert real is None or state["marked"][real][1] == "", state
-    page.screenshot(folder, "marked.png")
-    state = page.load()
+    page.screenshot("marked.png")
+    state = load(page, url)
     assert state["marked"][fake][1] == "real-person" and state["marked"][fake][2][2] == "wrong-face", state["marked"][fake]
     assert "wrong 0 · real 1 · single crops 1" in state["counts"], state["counts"]
     page.browser.call("POST", "/window/rect", {"width": 500, "height": 800})
-    emulation = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    page.browser.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": emulation})
-    state = page.load()
+    page.size(360, 740, scale=2)
+    state = load(page, url)
     assert not state["wide"], "the page is wider than a phone"
-    page.screenshot(folder, "phone.png")
+    page.screenshot("phone.png")
 
 
 def main():
@@ -180,7 +149,7 @@ def main():
             check_guard(url[0], url[1])
             browser = Browser(chromium, chromedriver, scratch / "profile")
             try:
-                work(Page(browser, url[0]), dataset, args.screenshots)
+                work(Page(browser, STATE, args.screenshots), url[0], dataset)
             finally:
                 browser.close()
         finally:

@@ -32,6 +32,20 @@ pub enum State {
 }
 
 impl State {
+    /// All there are.
+    pub const ALL: [State; 10] = [
+        State::Opening,
+        State::Streaming,
+        State::NoSignal,
+        State::Frozen,
+        State::Unplugged,
+        State::Busy,
+        State::FormatLost,
+        State::Stalled,
+        State::Failed,
+        State::Ended,
+    ];
+
     /// The word that people and JSON see.
     pub fn word(self) -> &'static str {
         match self {

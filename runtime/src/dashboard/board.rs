@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::evidence::Archive;
+use super::evidence::{Archive, Exhibit};
 use super::metrics::Counters;
 use crate::bundle::{Bundle, Manifest};
 use crate::camera::State;
@@ -22,10 +22,8 @@ const MAX_NEWS: usize = 512;
 const MAX_SCORES: usize = 8 * WINDOW;
 /// Events of the past that are shown.
 const MAX_PAST: usize = 128;
-/// Time without a sign of the watching thread after which it stands still.
-const STILL: Duration = Duration::from_secs(30);
 /// Version of the JSON; grows when a field changes its meaning or goes.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 /// A face that isn't over.
 #[derive(Clone, Debug, Serialize)]
@@ -69,13 +67,17 @@ pub(super) enum Next {
 /// Everything that changes.
 pub(super) struct Present {
     file: String,
+    /// The model that judged the newest event.
+    model: Model,
     state: (State, String, u64),
     faces: BTreeMap<u32, Face>,
-    past: VecDeque<(u64, Value)>,
+    past: VecDeque<Value>,
     news: VecDeque<News>,
     n_news: u64,
     health: Option<Health>,
     heard: Instant,
+    /// Time after that for which the watching thread counts as going on.
+    still: Duration,
     is_over: bool,
     pub(super) counters: Counters,
     pub(super) archive: Archive,
@@ -85,21 +87,23 @@ pub(super) struct Present {
 pub(super) struct Board {
     /// Tells one run of the program from another.
     pub(super) run: u64,
-    /// The model that judges now.
+    /// The model that judges now; the board hears of it later, with the events before.
     bundle: Arc<Mutex<Bundle>>,
     present: Mutex<Present>,
     has_news: Condvar,
 }
 
 impl Board {
-    /// Before anything has happened. `file` is what is watched.
-    pub(super) fn new(file: &str, bundle: Arc<Mutex<Bundle>>, archive: Archive) -> Self {
+    /// Before anything has happened. `file` is what is watched; without a pulse for `still` it isn't any more.
+    pub(super) fn new(file: &str, bundle: Arc<Mutex<Bundle>>, still: Duration) -> Self {
         let now = unix_ms();
+        let model = Model::of(&manifest(&bundle));
         Board {
             run: now,
             bundle,
             present: Mutex::new(Present {
                 file: file.to_owned(),
+                model,
                 state: (State::Opening, "starting".to_owned(), now),
                 faces: BTreeMap::new(),
                 past: VecDeque::new(),
@@ -107,33 +111,32 @@ impl Board {
                 n_news: 0,
                 health: None,
                 heard: Instant::now(),
+                still,
                 is_over: false,
                 counters: Counters::new(now),
-                archive,
+                archive: Archive::default(),
             }),
             has_news: Condvar::new(),
         }
-    }
-
-    fn manifest(&self) -> Manifest {
-        self.bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().clone()
     }
 
     pub(super) fn present(&self) -> MutexGuard<'_, Present> {
         self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of an event, and tells of it.
-    pub(super) fn note(&self, event: &Arc<Event>) {
-        let Ok(mut value) = serde_json::to_value(&**event) else { return };
+    /// Takes note of an event with what it rests on, and tells of it.
+    pub(super) fn note(&self, event: &Event, exhibit: Option<Exhibit>) {
+        let Ok(mut value) = serde_json::to_value(event) else { return };
         let mut present = self.present();
         present.counters.count(event);
-        let n = present.n_news + 1;
-        if matches!(event.what, What::RunningVerdict { .. } | What::Verdict { .. }) {
-            let crops = present.archive.file(n, event);
-            if !crops.is_empty() {
-                value["evidence"] = json!({ "id": n, "crops": crops });
-            }
+        // Settings that are read again may name another source.
+        present.file.clone_from(&event.file);
+        if let Some(exhibit) = exhibit {
+            value["evidence"] = json!({ "crops": exhibit.about() });
+            present.archive.keep(exhibit);
+        }
+        if matches!(event.what, What::RunningVerdict { .. } | What::Verdict { .. } | What::Summary { .. }) {
+            value["model_status"] = present.model.status.into();
         }
         if let What::Verdict { track_id, .. } = &event.what
             && let Some(face) = present.faces.get(track_id)
@@ -142,7 +145,7 @@ impl Board {
         }
         present.apply(event);
         if !matches!(event.what, What::FaceAppeared { .. } | What::Score { .. } | What::Health(_)) {
-            present.past.push_front((n, value.clone()));
+            present.past.push_front(value.clone());
             present.past.truncate(MAX_PAST);
         }
         present.tell(&value);
@@ -152,8 +155,16 @@ impl Board {
 
     /// Takes note of how the program was at `heard`, by a sign of the watching thread.
     pub(super) fn pulse(&self, health: Health, heard: Instant) {
-        let value = json!({ "event": "pulse", "unix_ms": unix_ms(), "health": health });
+        let now = unix_ms();
+        let value = json!({ "event": "pulse", "unix_ms": now, "health": health });
         let mut present = self.present();
+        // Where an event was lost on the way, a face or a state would stay for ever.
+        if health.n_faces == 0 {
+            present.faces.clear();
+        }
+        if health.state != present.state.0 {
+            present.state = (health.state, String::new(), now);
+        }
         present.health = Some(health);
         present.heard = heard;
         present.tell(&value);
@@ -193,15 +204,13 @@ impl Board {
 
     /// All that is known.
     pub(super) fn state(&self) -> Value {
-        let manifest = self.manifest();
-        let rules = manifest.rules();
+        let rules = manifest(&self.bundle).rules();
         let present = self.present();
         let (state, reason, since) = &present.state;
-        let past = present.past.iter().map(|(id, value)| {
+        let past = present.past.iter().map(|value| {
             let mut value = value.clone();
-            if !present.archive.has(*id)
-                && let Some(fields) = value.as_object_mut()
-            {
+            let is_kept = value["id"].as_str().is_some_and(|id| present.archive.has(id));
+            if let (false, Some(fields)) = (is_kept, value.as_object_mut()) {
                 fields.remove("evidence");
             }
             value
@@ -220,7 +229,7 @@ impl Board {
             "file": present.file,
             "state": { "state": state, "reason": reason, "unix_ms": since },
             "is_watching": present.is_watching(),
-            "model": Model::of(&manifest),
+            "model": present.model,
             "health": present.health,
             "faces": present.faces.values().collect::<Vec<_>>(),
             "past": past.collect::<Vec<_>>(),
@@ -238,23 +247,16 @@ impl Board {
     pub(super) fn metrics(&self, n_connections: usize) -> String {
         let present = self.present();
         let health = present.health.clone();
-        let (counters, state) = (present.counters.clone(), present.state.0);
+        let (counters, state, model) = (present.counters.clone(), present.state.0, present.model.clone());
         let (n_present, is_watching) = (present.faces.len(), present.is_watching());
         drop(present);
-        counters.text(
-            &Model::of(&self.manifest()),
-            health.as_ref(),
-            state,
-            n_present,
-            n_connections,
-            is_watching,
-        )
+        counters.text(&model, health.as_ref(), state, n_present, n_connections, is_watching)
     }
 }
 
 impl Present {
     fn is_watching(&self) -> bool {
-        !self.is_over && self.heard.elapsed() < STILL
+        !self.is_over && self.heard.elapsed() < self.still
     }
 
     fn tell(&mut self, value: &Value) {
@@ -308,12 +310,16 @@ impl Present {
             What::Verdict { track_id, .. } => {
                 self.faces.remove(track_id);
             }
-            What::Health(health) => self.health = Some((**health).clone()),
             What::Summary { .. } => self.faces.clear(),
-            What::Model { step: ModelStep::TookOver, .. } => self.archive.retire(),
-            What::Model { .. } | What::Reloaded { .. } => {}
+            What::Model { step: ModelStep::TookOver, model, .. } => self.model = model.clone(),
+            // A pulse says the same each second.
+            What::Health(_) | What::Model { .. } | What::Reloaded { .. } => {}
         }
     }
+}
+
+fn manifest(bundle: &Mutex<Bundle>) -> Manifest {
+    bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().clone()
 }
 
 fn unix_ms() -> u64 {
@@ -323,20 +329,46 @@ fn unix_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::evidence::archive;
     use super::*;
+    use crate::camera::Counts;
     use crate::verdict::Verdict;
     use crate::watch::event::Stamp;
 
     const NOW: Duration = Duration::ZERO;
 
+    fn health(state: State, n_faces: usize) -> Health {
+        Health {
+            state,
+            counts: Counts::default(),
+            n_skipped: 0,
+            n_searched: 0,
+            n_unreadable: 0,
+            n_faces,
+            rate_hz: 0.0,
+            cpu_share: None,
+            interval_ms: 200.0,
+            temperature_c: None,
+            resident_bytes: None,
+            first_score_s: None,
+            first_verdict_s: None,
+            full_verdict_s: None,
+            stage_ms: BTreeMap::new(),
+            n_events_lost: 0,
+            model: model("trained"),
+        }
+    }
+
+    fn model(status: &'static str) -> Model {
+        Model { id: "m".into(), version: "1".into(), status }
+    }
+
     fn board() -> Board {
         let bundle = Arc::new(Mutex::new(Bundle::embedded().unwrap()));
-        Board::new("clip", bundle, archive().1)
+        Board::new("clip", bundle, Duration::from_secs(30))
     }
 
     fn note(board: &Board, what: What) {
-        board.note(&Arc::new(Stamp { file: "clip".into(), start_ns: 0 }.event(0, what)));
+        board.note(&Stamp { file: "clip".into(), start_ns: 0 }.event(0, what), None);
     }
 
     fn score(track_id: u32) -> What {
@@ -384,6 +416,27 @@ mod tests {
     }
 
     #[test]
+    fn a_pulse_mends_what_lost_events_leave() {
+        let board = board();
+        note(&board, What::State { state: State::NoSignal, reason: "why".into() });
+        note(&board, score(1));
+        board.pulse(health(State::NoSignal, 1), Instant::now());
+        let state = board.state();
+        assert_eq!((&state["state"]["reason"], &state["faces"][0]["track_id"]), (&"why".into(), &1.into()));
+        board.pulse(health(State::Streaming, 0), Instant::now());
+        let state = board.state();
+        assert_eq!((&state["state"]["state"], &state["faces"]), (&"streaming".into(), &json!([])));
+    }
+
+    #[test]
+    fn the_source_is_that_of_the_newest_event() {
+        let board = board();
+        let stamp = Stamp { file: "/dev/video2".into(), start_ns: 0 };
+        board.note(&stamp.event(0, What::Reloaded { is_accepted: true, reason: None }), None);
+        assert_eq!(board.state()["file"], "/dev/video2");
+    }
+
+    #[test]
     fn a_verdict_stands_since_it_last_changed() {
         let board = board();
         let running = |before, verdict, is_full| What::RunningVerdict {
@@ -408,9 +461,39 @@ mod tests {
             mean_score: None,
             reason: String::new(),
             interrupted: false,
-            model: Model::of(&board.manifest()),
+            model: model("trained"),
         };
         note(&board, summary);
         assert_eq!(board.state()["faces"], json!([]));
+    }
+
+    #[test]
+    fn a_past_verdict_keeps_the_status_of_the_model_that_gave_it() {
+        let board = board();
+        let over = |track_id| What::Verdict {
+            track_id,
+            verdict: Verdict::Real,
+            mean_score: Some(0.1),
+            n_scores: 1,
+            scores: vec![Some(0.1)],
+            start_s: 0.0,
+            end_s: 1.0,
+            bbox: [0.0; 4],
+            reason: String::new(),
+        };
+        let took_over =
+            |status| What::Model { step: ModelStep::TookOver, model: model(status), reason: None };
+        note(&board, took_over("untrained"));
+        note(&board, over(1));
+        let tried = What::Model { step: ModelStep::TrialStarted, model: model("trained"), reason: None };
+        note(&board, tried);
+        note(&board, over(2));
+        note(&board, took_over("trained"));
+        note(&board, over(3));
+        let state = board.state();
+        let past = state["past"].as_array().unwrap().iter().filter(|event| event["event"] == "verdict");
+        let told: Vec<&str> = past.map(|event| event["model_status"].as_str().unwrap()).collect();
+        assert_eq!(told, ["trained", "untrained", "untrained"]);
+        assert_eq!(state["model"]["status"], "trained");
     }
 }

@@ -1,5 +1,6 @@
 //! The crops behind verdicts: chosen in the watching thread, kept as JPEG and PNG, bounded in number and in bytes.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io::Cursor;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::watch::witness::Judged;
 const MAX_VERDICTS: usize = 64;
 /// What they may take together, bytes.
 const MAX_BYTES: usize = 8 << 20;
-/// Verdicts whose crops wait to be encoded.
-const MAX_WAITING: usize = 4;
+/// Verdicts whose crops wait to be encoded: as many as there are faces in a frame, which may all be over at once.
+const MAX_WAITING: usize = 32;
 /// Longer side of a crop on the page.
 const SIDE_PX: u32 = 224;
 const QUALITY: u8 = 85;
@@ -36,13 +37,18 @@ struct Pick {
 }
 
 /// What a verdict rests on, on its way.
-pub(super) struct Parcel {
+struct Parcel {
     event: Arc<Event>,
+    model: String,
     picks: Vec<Pick>,
 }
 
 /// The watching thread's end.
-pub(super) struct Sender(SyncSender<Parcel>);
+pub(super) struct Sender {
+    parcels: SyncSender<Parcel>,
+    /// SHA-256 of the network that judges from here on.
+    pub(super) model: String,
+}
 
 /// A crop that is kept, as the page is told of it.
 #[derive(Clone, Debug, Serialize)]
@@ -53,28 +59,45 @@ pub(super) struct About {
 }
 
 /// The crops of one verdict.
-struct Exhibit {
-    id: u64,
+pub(super) struct Exhibit {
+    /// That of the event.
+    id: String,
+    about: Vec<About>,
     crops: Vec<Arc<Vec<u8>>>,
-    /// The look with the median score, exactly as the network saw it.
-    typical: Arc<Vec<u8>>,
-    caption: String,
-    is_of_another_model: bool,
+    typical: Look,
 }
 
-/// All that is kept.
-pub(super) struct Archive {
+/// The look with the median score.
+#[derive(Clone)]
+pub(super) struct Look {
+    /// Exactly as the network saw it.
+    pub(super) png: Arc<Vec<u8>>,
+    pub(super) caption: String,
+    /// SHA-256 of the network that judged it.
+    pub(super) model: String,
+    /// The heat map, once somebody has asked for it, as PNG.
+    pub(super) map: Option<Arc<Vec<u8>>>,
+}
+
+/// The end of the thread that hears the events: encodes what came with them.
+pub(super) struct Encoder {
     parcels: Receiver<Parcel>,
-    waiting: VecDeque<Parcel>,
-    exhibits: VecDeque<Exhibit>,
+    /// Came before its event did.
+    early: Option<Parcel>,
     resizer: Resizer,
 }
 
-/// An archive, and where its crops come from.
-pub(super) fn archive() -> (Sender, Archive) {
+/// All that is kept.
+#[derive(Default)]
+pub(super) struct Archive {
+    exhibits: VecDeque<Exhibit>,
+}
+
+/// The way of crops from the watching thread to the one that hears the events.
+pub(super) fn way(model: &str) -> (Sender, Encoder) {
     let (sender, parcels) = sync_channel(MAX_WAITING);
-    let (waiting, exhibits) = (VecDeque::new(), VecDeque::new());
-    (Sender(sender), Archive { parcels, waiting, exhibits, resizer: Resizer::new() })
+    let sender = Sender { parcels: sender, model: model.to_owned() };
+    (sender, Encoder { parcels, early: None, resizer: Resizer::new() })
 }
 
 impl Sender {
@@ -91,7 +114,8 @@ impl Sender {
             picks.splice(0..0, finite().max_by(by_score).map(|s| Pick::new("highest", s)));
             picks.extend(finite().min_by(by_score).map(|s| Pick::new("lowest", s)));
         }
-        let _ = self.0.try_send(Parcel { event: Arc::clone(judged.event), picks });
+        let parcel = Parcel { event: Arc::clone(judged.event), model: self.model.clone(), picks };
+        let _ = self.parcels.try_send(parcel);
     }
 }
 
@@ -102,69 +126,99 @@ impl Pick {
     }
 }
 
+impl Encoder {
+    /// The crops of `event`, encoded; `None` where none came.
+    pub(super) fn exhibit(&mut self, event: &Event) -> Option<Exhibit> {
+        // A verdict's crops are sent before the verdict is, both in the order of the events.
+        loop {
+            let parcel = self.early.take().or_else(|| self.parcels.try_recv().ok())?;
+            match number(&parcel.event).cmp(&number(event)) {
+                // Its event was lost on the way.
+                Ordering::Less => {}
+                Ordering::Equal => return exhibit(&parcel, &mut self.resizer),
+                Ordering::Greater => {
+                    self.early = Some(parcel);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// An event's number in its run.
+fn number(event: &Event) -> Option<u64> {
+    event.id.rsplit_once('-')?.1.parse().ok()
+}
+
 impl Archive {
-    /// Encodes and keeps the crops of `event` under `id`; what they are, in their order. None where none came.
-    pub(super) fn file(&mut self, id: u64, event: &Arc<Event>) -> Vec<About> {
-        // A verdict's crops are sent before the verdict is.
-        self.waiting.extend(self.parcels.try_iter());
-        let found = self.waiting.iter().position(|parcel| Arc::ptr_eq(&parcel.event, event));
-        let Some(parcel) = found.and_then(|idx| self.waiting.drain(..=idx).next_back()) else {
-            self.waiting.truncate(MAX_WAITING);
-            return Vec::new();
-        };
-        let Some(exhibit) = exhibit(id, &parcel, &mut self.resizer) else { return Vec::new() };
+    /// Keeps an exhibit; the oldest go where there are too many.
+    pub(super) fn keep(&mut self, exhibit: Exhibit) {
         self.exhibits.push_back(exhibit);
+        self.make_room();
+    }
+
+    fn make_room(&mut self) {
         let n_bytes = |exhibits: &VecDeque<Exhibit>| exhibits.iter().map(Exhibit::n_bytes).sum::<usize>();
         while self.exhibits.len() > MAX_VERDICTS || n_bytes(&self.exhibits) > MAX_BYTES {
             self.exhibits.pop_front();
         }
-        let about = |pick: &Pick| About {
-            what: pick.what,
-            score: rounded(pick.score, 6),
-            pts_s: seconds(pick.pts_ns),
-        };
-        parcel.picks.iter().map(about).collect()
     }
 
-    /// Whether the crops of `id` are still there.
-    pub(super) fn has(&self, id: u64) -> bool {
-        self.exhibits.iter().any(|exhibit| exhibit.id == id)
+    fn find(&self, id: &str) -> Option<&Exhibit> {
+        self.exhibits.iter().find(|exhibit| exhibit.id == id)
+    }
+
+    /// Whether the crops of event `id` are still there.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.find(id).is_some()
     }
 
     /// A crop as JPEG.
-    pub(super) fn crop(&self, id: u64, idx: usize) -> Option<Arc<Vec<u8>>> {
-        self.exhibits.iter().find(|exhibit| exhibit.id == id)?.crops.get(idx).cloned()
+    pub(super) fn crop(&self, id: &str, idx: usize) -> Option<Arc<Vec<u8>>> {
+        self.find(id)?.crops.get(idx).cloned()
     }
 
-    /// Another model judges from here on: no map of its would be one of what is kept.
-    pub(super) fn retire(&mut self) {
-        self.exhibits.iter_mut().for_each(|exhibit| exhibit.is_of_another_model = true);
+    /// The median look.
+    pub(super) fn typical(&self, id: &str) -> Option<Look> {
+        Some(self.find(id)?.typical.clone())
     }
 
-    /// The median look as PNG, and its caption; `None` too where another model has judged it.
-    pub(super) fn typical(&self, id: u64) -> Option<(Arc<Vec<u8>>, String)> {
-        let exhibit = self.exhibits.iter().find(|exhibit| exhibit.id == id)?;
-        if exhibit.is_of_another_model {
-            return None;
+    /// Keeps the heat map of event `id`.
+    pub(super) fn keep_map(&mut self, id: &str, map: Arc<Vec<u8>>) {
+        if let Some(exhibit) = self.exhibits.iter_mut().find(|exhibit| exhibit.id == id) {
+            exhibit.typical.map = Some(map);
+            self.make_room();
         }
-        Some((Arc::clone(&exhibit.typical), exhibit.caption.clone()))
     }
 }
 
 impl Exhibit {
+    /// What its crops are, in their order.
+    pub(super) fn about(&self) -> &[About] {
+        &self.about
+    }
+
     fn n_bytes(&self) -> usize {
-        self.typical.len() + self.crops.iter().map(|crop| crop.len()).sum::<usize>()
+        let Look { png, map, .. } = &self.typical;
+        [png].into_iter().chain(map).chain(&self.crops).map(|bytes| bytes.len()).sum()
     }
 }
 
-fn exhibit(id: u64, parcel: &Parcel, resizer: &mut Resizer) -> Option<Exhibit> {
+fn exhibit(parcel: &Parcel, resizer: &mut Resizer) -> Option<Exhibit> {
+    let about =
+        |pick: &Pick| About { what: pick.what, score: rounded(pick.score, 6), pts_s: seconds(pick.pts_ns) };
     let shown = |pick: &Pick| jpeg(&shrunk(resizer, &pick.crop, SIDE_PX)?, QUALITY).map(Arc::new);
     let crops: Option<Vec<_>> = parcel.picks.iter().map(shown).collect();
     let median = parcel.picks.iter().find(|pick| pick.what == MEDIAN).or(parcel.picks.first())?;
-    let mut typical = Vec::new();
-    median.crop.write_to(&mut Cursor::new(&mut typical), ImageFormat::Png).ok()?;
+    let mut png = Vec::new();
+    median.crop.write_to(&mut Cursor::new(&mut png), ImageFormat::Png).ok()?;
     let caption = format!("score {:.3}; log odds", median.score);
-    Some(Exhibit { id, crops: crops?, typical: Arc::new(typical), caption, is_of_another_model: false })
+    Some(Exhibit {
+        id: parcel.event.id.clone(),
+        about: parcel.picks.iter().map(about).collect(),
+        crops: crops?,
+        typical: Look { png: Arc::new(png), caption, model: parcel.model.clone(), map: None },
+    })
 }
 
 #[cfg(test)]
@@ -183,52 +237,63 @@ mod tests {
         Sample { pts_ns: 5, frame_idx: 0, bbox: Rect::default(), confidence: 1.0, crop, score }
     }
 
-    fn event() -> Arc<Event> {
+    fn event(n: usize) -> Arc<Event> {
         let stamp = Stamp { file: "x".into(), start_ns: 0 };
-        Arc::new(stamp.event(0, What::FaceAppeared { track_id: 1, bbox: [0.0; 4] }))
+        let mut event = stamp.event(0, What::FaceAppeared { track_id: 1, bbox: [0.0; 4] });
+        event.id = format!("0a-{n}");
+        Arc::new(event)
     }
 
     #[test]
     fn the_looks_that_stand_for_a_verdict_are_kept_with_it() {
-        let (sender, mut archive) = archive();
+        let ((sender, mut encoder), mut archive) = (way("model"), Archive::default());
         let samples: Vec<Sample> =
             [Some(0.5), Some(0.9), None, Some(0.1), Some(f32::NAN)].map(|s| sample(s, 8)).to_vec();
-        let (event, other) = (event(), event());
-        sender.keep(&Judged { event: &event, scores: &[], samples: &samples });
-        assert!(archive.file(6, &other).is_empty());
-        let about = archive.file(7, &event);
-        let told: Vec<_> = about.iter().map(|a| (a.what, a.score.unwrap())).collect();
+        let send = |n| sender.keep(&Judged { event: &event(n), scores: &[], samples: &samples });
+        // Event 5 is lost on the way, and 6 has no crops.
+        [5, 7, 8].into_iter().for_each(send);
+        assert!(encoder.exhibit(&event(6)).is_none());
+        let exhibit = encoder.exhibit(&event(7)).unwrap();
+        let told: Vec<_> = exhibit.about().iter().map(|a| (a.what, a.score.unwrap())).collect();
         assert_eq!(told, [("highest", 0.9), ("median", 0.5), ("lowest", 0.1)]);
-        assert!(archive.has(7) && !archive.has(6));
-        assert!(archive.crop(7, 2).is_some() && archive.crop(7, 3).is_none() && archive.crop(6, 0).is_none());
-        let (png, caption) = archive.typical(7).unwrap();
-        let back = image::load_from_memory(&png).unwrap().to_rgb8();
-        assert_eq!((back, caption.as_str()), (samples[0].crop.clone(), "score 0.500; log odds"));
+        archive.keep(exhibit);
+        assert!(encoder.exhibit(&event(7)).is_none() && encoder.exhibit(&event(8)).is_some());
+        assert!(archive.has("0a-7") && !archive.has("0a-8") && !archive.has("0b-7"));
+        let is_there = |idx| archive.crop("0a-7", idx).is_some();
+        assert!(is_there(2) && !is_there(3) && archive.crop("0a-6", 0).is_none());
+        let look = archive.typical("0a-7").unwrap();
+        let back = image::load_from_memory(&look.png).unwrap().to_rgb8();
+        assert_eq!((back, look.caption.as_str()), (samples[0].crop.clone(), "score 0.500; log odds"));
+        assert_eq!((look.model.as_str(), look.map), ("model", None));
+        archive.keep_map("0a-7", Arc::new(vec![0; 9]));
+        assert_eq!(archive.typical("0a-7").unwrap().map.unwrap().len(), 9);
+        archive.keep_map("0a-7", Arc::new(vec![0; MAX_BYTES]));
+        assert!(!archive.has("0a-7"), "maps count as crops do");
     }
 
     #[test]
     fn memory_is_bounded() {
-        let (sender, mut archive) = archive();
+        let ((sender, mut encoder), mut archive) = (way("model"), Archive::default());
         let large = [sample(Some(0.5), 600)];
-        for id in 0..30 {
-            let event = event();
+        for n in 0..30 {
+            let event = event(n);
             sender.keep(&Judged { event: &event, scores: &[], samples: &large });
-            assert_eq!(archive.file(id, &event).len(), 1);
+            archive.keep(encoder.exhibit(&event).unwrap());
         }
         let n_bytes: usize = archive.exhibits.iter().map(Exhibit::n_bytes).sum();
-        assert!(n_bytes <= MAX_BYTES && archive.has(29) && !archive.has(0), "{n_bytes}");
+        assert!(n_bytes <= MAX_BYTES && archive.has("0a-29") && !archive.has("0a-0"), "{n_bytes}");
         let small = [sample(Some(0.5), 4)];
-        for id in 30..200 {
-            let event = event();
+        for n in 30..200 {
+            let event = event(n);
             sender.keep(&Judged { event: &event, scores: &[], samples: &small });
-            archive.file(id, &event);
+            archive.keep(encoder.exhibit(&event).unwrap());
         }
         assert_eq!(archive.exhibits.len(), MAX_VERDICTS);
         // What nobody takes is not kept.
-        for _ in 0..50 {
-            sender.keep(&Judged { event: &event(), scores: &[], samples: &small });
+        for n in 200..300 {
+            sender.keep(&Judged { event: &event(n), scores: &[], samples: &small });
         }
-        assert!(archive.file(999, &event()).is_empty());
-        assert!(archive.waiting.len() <= MAX_WAITING);
+        let is_there = |n: &usize| encoder.exhibit(&event(*n)).is_some();
+        assert_eq!((200..300).filter(is_there).count(), MAX_WAITING);
     }
 }

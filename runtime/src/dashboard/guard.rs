@@ -1,6 +1,5 @@
 //! Who is let in: names of the host against DNS rebinding, a token against everybody else.
 
-use std::io::Read as _;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::http::{Answer, Request};
 use crate::bundle::to_hex;
+use crate::outlet::{SecretError, secret};
 
 /// Shortest token: 20 random characters of 64 can't be guessed.
 const MIN_TOKEN: usize = 20;
@@ -21,16 +21,11 @@ const SESSION_S: u32 = 30 * 24 * 3600;
 /// Why a file gives no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// The file can't be read.
-    #[error("{path}: {cause}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        cause: std::io::Error,
-    },
+    /// The file has no line of text that can be read.
+    #[error(transparent)]
+    File(#[from] SecretError),
     /// The file holds something else.
-    #[error("{0}: expected one line of 20 to 256 letters, digits or other visible ASCII characters")]
+    #[error("{0}: expected a line of 20 to 256 letters, digits or other visible ASCII characters")]
     Token(PathBuf),
 }
 
@@ -132,11 +127,7 @@ impl Token {
 }
 
 fn read_token(path: &Path) -> Result<Token, TokenError> {
-    let unreadable = |cause| TokenError::File { path: path.to_owned(), cause };
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(4 * MAX_TOKEN as u64).read_to_string(&mut text).map_err(unreadable)?;
-    let token = text.trim();
+    let token = secret::line(path)?;
     if !(MIN_TOKEN..=MAX_TOKEN).contains(&token.len()) || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(TokenError::Token(path.to_owned()));
     }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use ureq::http::StatusCode;
+
 /// Most bytes of a request's line and headers.
 pub const MAX_HEAD: usize = 8 << 10;
 /// Most bytes of a request's body.
@@ -185,6 +187,11 @@ impl Answer {
         Answer { body: Body::Own(text.as_bytes().into()), ..Answer::new(kind, Vec::new()) }
     }
 
+    /// Bytes that several answers share.
+    pub fn shared(kind: &'static str, bytes: Arc<Vec<u8>>) -> Self {
+        Answer { body: Body::Shared(bytes), ..Answer::new(kind, Vec::new()) }
+    }
+
     /// With one more header.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
@@ -193,7 +200,8 @@ impl Answer {
 
     /// The status line and the headers. `length` is that of the body; one without ends with the connection.
     pub fn head(&self, length: Option<usize>, is_last: bool) -> Vec<u8> {
-        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
+        let phrase = StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, phrase.unwrap_or_default());
         let mut line = |name: &str, value: &str| {
             // A String takes everything. A line break in a value would begin another header.
             let is_whole = !value.contains(['\r', '\n']);
@@ -231,30 +239,6 @@ impl From<Refusal> for Answer {
     fn from(Refusal(status, why): Refusal) -> Self {
         let answer = Answer::text(status, why);
         if status == 405 { answer.with("Allow", "GET, HEAD") } else { answer }
-    }
-}
-
-fn phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        204 => "No Content",
-        303 => "See Other",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        _ => "",
     }
 }
 

@@ -12,27 +12,14 @@ use crate::watch::event::{Health, Model, What};
 pub(super) const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Upper ends of the scores' histogram.
 const ENDS: [f64; 10] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
-const STATES: [State; 10] = [
-    State::Opening,
-    State::Streaming,
-    State::NoSignal,
-    State::Frozen,
-    State::Unplugged,
-    State::Busy,
-    State::FormatLost,
-    State::Stalled,
-    State::Failed,
-    State::Ended,
-];
-const VERDICTS: [Verdict; 4] = [Verdict::Real, Verdict::Fake, Verdict::Uncertain, Verdict::FaceTooSmall];
 
 /// What is counted from events, since the program began.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Counters {
     started_unix_ms: u64,
-    verdicts: [u64; VERDICTS.len()],
-    running: [u64; VERDICTS.len()],
-    changes: [u64; STATES.len()],
+    verdicts: [u64; Verdict::OF_FACES.len()],
+    running: [u64; Verdict::OF_FACES.len()],
+    changes: [u64; State::ALL.len()],
     reloads: [u64; 2],
     n_appeared: u64,
     scores: [u64; ENDS.len()],
@@ -49,10 +36,10 @@ impl Counters {
 
     /// Counts an event.
     pub(super) fn count(&mut self, event: &Event) {
-        let place = |verdict: &Verdict| VERDICTS.iter().position(|v| v == verdict);
+        let place = |verdict: &Verdict| Verdict::OF_FACES.iter().position(|v| v == verdict);
         match &event.what {
             What::State { state, .. } => {
-                if let Some(idx) = STATES.iter().position(|s| s == state) {
+                if let Some(idx) = State::ALL.iter().position(|s| s == state) {
                     self.changes[idx] += 1;
                 }
             }
@@ -108,22 +95,22 @@ impl Counters {
         page.gauge("candor_watching", "1 while the watching thread gives signs of life.")
             .value(&[], u8::from(is_watching));
         page.gauge("candor_source_state", "1 for what the source does, 0 for everything else.");
-        for s in STATES {
+        for s in State::ALL {
             page.value(&[("state", s.word())], u8::from(s == state));
         }
         page.counter("candor_source_state_changes_total", "How often the source came to do this.");
-        for (s, n) in STATES.iter().zip(self.changes) {
+        for (s, n) in State::ALL.iter().zip(self.changes) {
             page.value(&[("state", s.word())], n);
         }
         page.gauge("candor_faces_present", "Faces that aren't over.").value(&[], n_present);
         page.counter("candor_faces_appeared_total", "Faces that were not known before.")
             .value(&[], self.n_appeared);
         page.counter("candor_verdicts_total", "Faces that are over, by their last verdict.");
-        for (verdict, n) in VERDICTS.iter().zip(self.verdicts) {
+        for (verdict, n) in Verdict::OF_FACES.iter().zip(self.verdicts) {
             page.value(&[("verdict", verdict.word())], n);
         }
         page.counter("candor_running_verdicts_total", "First and changed verdicts of faces in view.");
-        for (verdict, n) in VERDICTS.iter().zip(self.running) {
+        for (verdict, n) in Verdict::OF_FACES.iter().zip(self.running) {
             page.value(&[("verdict", verdict.word())], n);
         }
         page.counter("candor_scores_without_number_total", "Scores for which the model gave no number.")

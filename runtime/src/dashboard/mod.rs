@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Manifest};
 use crate::engine;
 use crate::watch::Event;
 use crate::watch::event::Health;
@@ -78,8 +78,9 @@ impl Dashboard {
         let guard = guard::Guard::new(settings.token_file.as_deref(), &settings.hosts)?;
         let refused = |cause| DashboardError::Listen { address, cause };
         let listener = TcpListener::bind(address).map_err(refused)?;
-        let (sender, archive) = evidence::archive();
-        let board = Arc::new(Board::new(file, Arc::clone(bundle), archive));
+        let judges = bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().model.sha256.clone();
+        let (sender, encoder) = evidence::way(&judges);
+        let board = Arc::new(Board::new(file, Arc::clone(bundle), limits.still));
         let studio = Arc::new(Studio::new());
         let pulse = Pulse::default();
         hub.attend(Box::new(Onlooker {
@@ -89,7 +90,7 @@ impl Dashboard {
         }));
         let events = hub.subscribe();
         let (notes, pictures) = (Arc::clone(&board), Arc::clone(&studio));
-        let keep = move || keep(&events, &notes, &pictures, &pulse);
+        let keep = move || keep(&events, encoder, &notes, &pictures, &pulse);
         std::thread::Builder::new().name("dashboard-board".into()).spawn(keep).map_err(refused)?;
         let heat = heat::Painter::new(Arc::clone(bundle), kernels);
         let page = Arc::new(Page::new(board, studio, guard, heat, limits));
@@ -105,18 +106,30 @@ impl Dashboard {
 }
 
 /// Keeps the board up to date until there are no more events.
-fn keep(events: &Receiver<Arc<Event>>, board: &Board, studio: &Studio, pulse: &Pulse) {
+fn keep(
+    events: &Receiver<Arc<Event>>,
+    mut encoder: evidence::Encoder,
+    board: &Board,
+    studio: &Studio,
+    pulse: &Pulse,
+) {
     loop {
-        match events.recv_timeout(LOOK) {
-            Ok(event) => board.note(&event),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return board.end(),
-        }
-        studio.forget();
+        let next = events.recv_timeout(LOOK);
+        // Before the event, which may be newer: a face that it brings isn't one of those that a sign says are gone.
         let sign = pulse.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((health, at)) = sign {
             board.pulse(health, at);
         }
+        match next {
+            Ok(event) => {
+                // Encoded before the board is locked.
+                let exhibit = encoder.exhibit(&event);
+                board.note(&event, exhibit);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return board.end(),
+        }
+        studio.forget();
     }
 }
 
@@ -134,6 +147,10 @@ impl Witness for Onlooker {
 
     fn looked(&mut self, looked: &Looked<'_>) {
         self.copyist.copy(looked);
+    }
+
+    fn model_changed(&mut self, manifest: &Manifest) {
+        self.crops.model.clone_from(&manifest.model.sha256);
     }
 
     fn judged(&mut self, judged: &Judged<'_>) {

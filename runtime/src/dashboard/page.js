@@ -38,38 +38,45 @@ function mark() {
   requestAnimationFrame(draw);
 }
 
-// Reads all that is known.
+// Reads all that is known. Of several loads that overlap only the last one counts: news wait for that one.
 async function load() {
-  waiting ??= [];
+  const late = waiting = [];
   const reply = await fetch('/state.json');
   if (reply.status === 401) location.reload();
   if (!reply.ok) throw new Error(`state.json: ${reply.status}`);
   const state = await reply.json();
+  if (waiting !== late) return;
+  waiting = null;
   offsetMs = state.unix_ms - Date.now();
   pulseMs = Date.now();
   known = {...state, faces: new Map(state.faces.map((face) => [face.track_id, face]))};
   newest = Number(state.news.split('-')[1]);
   view.forgetFaces();
-  view.past(state.past, known);
-  const late = waiting;
-  waiting = null;
+  view.past(state.past);
   for (const [n, event] of late) if (n > newest) apply(n, event);
   showCurtain();
+  wake();
   mark();
+}
+
+// The source does something else.
+function enter(state, reason, unixMs) {
+  known.state = {state, reason, unix_ms: unixMs};
+  view.say(`Source: ${view.stateWord(state)}`);
+  showCurtain();
+  wake();
 }
 
 function apply(n, event) {
   newest = n;
+  known.file = event.file ?? known.file;
   const face = known.faces.get(event.track_id);
   switch (event.event) {
     case 'state':
-      known.state = {state: event.state, reason: event.reason, unix_ms: event.unix_ms};
-      view.say(`Source: ${view.stateWord(event.state)}`);
-      showCurtain();
-      wake();
+      enter(event.state, event.reason, event.unix_ms);
       break;
     case 'face-appeared':
-      known.faces.set(event.track_id, {track_id: event.track_id, appeared_unix_ms: event.unix_ms, scores: [], verdict_unix_ms: null});
+      known.faces.set(event.track_id, {track_id: event.track_id, appeared_unix_ms: event.unix_ms, scores: [], reason: null, verdict_unix_ms: null});
       break;
     case 'score':
       if (face) {
@@ -84,27 +91,31 @@ function apply(n, event) {
           face.verdict_unix_ms = event.unix_ms;
           view.say(`Face ${event.track_id}: ${view.word(event.verdict)}${known.model.status === 'untrained' ? ', untrained' : ''}`);
         }
-        Object.assign(face, {verdict: event.verdict, mean_score: event.mean_score, n_scores: event.n_scores});
+        Object.assign(face, {verdict: event.verdict, mean_score: event.mean_score, n_scores: event.n_scores, reason: event.reason});
       }
       break;
     case 'verdict':
       known.faces.delete(event.track_id);
       break;
-    case 'health':
-      break;
     case 'pulse':
       known.health = event.health;
       known.is_watching = true;
       pulseMs = Date.now();
+      // Where an event was lost on the way, a face or a state would stay for ever.
+      if (event.health.n_faces === 0) known.faces.clear();
+      if (event.health.state !== known.state.state) enter(event.health.state, '', event.unix_ms);
       break;
     case 'summary':
       known.faces.clear();
       break;
   }
-  view.addPast(event, known);
+  view.addPast(event);
   mark();
-  // Another model has other limits and another name.
-  if (event.event === 'model' && event.step === 'took-over') load().catch(lost);
+  if (event.event === 'model' && event.step === 'took-over') {
+    known.model = event.model;
+    // Another model has other limits.
+    load().catch(lost);
+  }
 }
 
 function heard() {
@@ -145,6 +156,7 @@ async function lost() {
   if (isTrying) return;
   isTrying = true;
   stream?.close();
+  waiting = null;
   while (true) {
     sayLost();
     await pause(AGAIN_MS[Math.min(n_failed++, AGAIN_MS.length - 1)]);

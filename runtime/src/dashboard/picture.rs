@@ -40,9 +40,6 @@ struct Mark {
     track_id: u32,
     /// x, y, width, height as parts of the picture's sides.
     place: [Option<f64>; 4],
-    verdict: Option<&'static str>,
-    mean_score: Option<f64>,
-    n_scores: usize,
 }
 
 /// A picture as the page gets it.
@@ -179,14 +176,8 @@ impl Mark {
     #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
     fn new(seen: &crate::watch::witness::Seen, width_px: u32, height_px: u32) -> Self {
         let (w, h, b) = (width_px.max(1) as f32, height_px.max(1) as f32, seen.bbox);
-        let running = seen.running.as_ref();
-        Mark {
-            track_id: seen.track_id,
-            place: [b.x / w, b.y / h, b.w / w, b.h / h].map(|part| rounded(part, 4)),
-            verdict: running.map(|running| running.verdict.word()),
-            mean_score: running.and_then(|running| running.mean_score),
-            n_scores: running.map_or(0, |running| running.n_scores),
-        }
+        let place = [b.x / w, b.y / h, b.w / w, b.h / h].map(|part| rounded(part, 4));
+        Mark { track_id: seen.track_id, place }
     }
 }
 
@@ -236,7 +227,7 @@ mod tests {
         assert!(copyist.is_due());
         let picture = RgbImage::from_pixel(1280, 720, Rgb([200, 40, 90]));
         let bbox = Rect { x: 128.0, y: 72.0, w: 64.0, h: 72.0 };
-        let faces = vec![Seen { track_id: 3, bbox, running: None }];
+        let faces = vec![Seen { track_id: 3, bbox }];
         copyist.copy(&Looked { picture: &picture, faces });
         assert!(!copyist.is_due(), "one was just copied");
         let (first, again) = (studio.picture(0, NOW).unwrap(), studio.picture(99, NOW).unwrap());

@@ -16,7 +16,7 @@ const STACK: usize = 512 << 10;
 /// The pause after the system couldn't give a connection: there are too many open files, and spinning frees none.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What a client may take, and for how long.
+/// What a client may take, and how long things may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections at a time.
@@ -33,6 +33,8 @@ pub struct Limits {
     pub requests: u32,
     /// Between two signs of life in a stream of events without any.
     pub beat: Duration,
+    /// Without a sign of life of the watching thread, after which it stands still.
+    pub still: Duration,
 }
 
 impl Default for Limits {
@@ -45,6 +47,7 @@ impl Default for Limits {
             answering: Duration::from_secs(10),
             requests: 1000,
             beat: Duration::from_secs(5),
+            still: Duration::from_secs(30),
         }
     }
 }

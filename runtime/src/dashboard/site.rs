@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::board::{Board, Next};
+use super::evidence::Look;
 use super::guard::Guard;
 use super::heat::{NoMap, Painter};
-use super::http::{Answer, Body, Method, Request};
+use super::http::{Answer, Method, Request};
 use super::metrics;
 use super::picture::Studio;
 use super::server::{Guests, Limits, Reply, Site};
@@ -117,10 +118,7 @@ impl Page {
     fn picture(&self, request: &Request) -> Answer {
         let after = request.asked("after").and_then(|text| text.parse().ok()).unwrap_or(0);
         match self.studio.picture(after, PICTURE) {
-            Some(picture) => {
-                let body = Body::Shared(picture.jpeg);
-                Answer { body, ..Answer::new("image/jpeg", Vec::new()) }.with("Candor-Picture", picture.about)
-            }
+            Some(picture) => Answer::shared("image/jpeg", picture.jpeg).with("Candor-Picture", picture.about),
             None => Answer { status: 204, ..Answer::new("image/jpeg", Vec::new()) },
         }
     }
@@ -145,23 +143,33 @@ impl Page {
         let Some((id, name)) = path.strip_prefix("/evidence/").and_then(|rest| rest.split_once('/')) else {
             return none();
         };
-        let Ok(id) = id.parse::<u64>() else { return none() };
         if name == "heat.png" {
-            let Some((png, caption)) = self.board.present().archive.typical(id) else { return none() };
-            return match self.painter.paint(&png, &caption) {
-                Ok(picture) => Answer::new("image/png", picture),
-                Err(NoMap::Busy) => Answer::text(503, "another map is being made").with("Retry-After", "1"),
-                Err(NoMap::Never) => Answer::text(404, "this model gives no maps"),
-            };
+            let look = self.board.present().archive.typical(id);
+            return look.map_or_else(none, |look| self.map(id, look));
         }
         let Some(idx) = name.strip_suffix(".jpg").and_then(|n| n.parse::<usize>().ok()) else {
             return none();
         };
         let crop = self.board.present().archive.crop(id, idx);
-        crop.map_or_else(none, |jpeg| Answer {
-            body: Body::Shared(jpeg),
-            ..Answer::new("image/jpeg", Vec::new())
-        })
+        crop.map_or_else(none, |jpeg| Answer::shared("image/jpeg", jpeg))
+    }
+
+    /// The heat map of `look`, that of event `id`; made once.
+    fn map(&self, id: &str, look: Look) -> Answer {
+        let made = match &look.map {
+            Some(map) => Ok(Arc::clone(map)),
+            None => self.painter.paint(&look).map(Arc::new),
+        };
+        match made {
+            Ok(map) => {
+                if look.map.is_none() {
+                    self.board.present().archive.keep_map(id, Arc::clone(&map));
+                }
+                Answer::shared("image/png", map)
+            }
+            Err(NoMap::Busy) => Answer::text(503, "another map is being made").with("Retry-After", "1"),
+            Err(NoMap::Never) => Answer::text(404, "the model in use gives no map of it"),
+        }
     }
 }
 

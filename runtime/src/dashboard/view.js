@@ -79,12 +79,12 @@ export function source(known, now) {
   document.title = `${name} - Candor`;
 }
 
-function verdictLine(verdict, known) {
+function verdictLine(verdict, untrained) {
   const line = make('p', 'verdict');
   const sign = make('span', 'sign');
   sign.setAttribute('aria-hidden', 'true');
   line.append(sign, make('span', 'word', word(verdict)));
-  if (isUntrained(known)) line.append(make('span', 'untrained', 'untrained'));
+  if (untrained) line.append(make('span', 'untrained', 'untrained'));
   return line;
 }
 
@@ -107,19 +107,15 @@ function newCard(face, known) {
   for (const [rule, y] of [[lower, known.program.real_below], [upper, known.program.fake_above]]) {
     for (const [name, value] of Object.entries({x1: 0, x2: 120, y1: 100 - 100 * y, y2: 100 - 100 * y})) rule.setAttribute(name, value);
   }
-  card.append(head, verdictLine('Pending', known), svg, make('p', 'reason'), make('p', 'small'));
+  card.append(head, verdictLine('Pending', isUntrained(known)), svg, make('p', 'reason'), make('p', 'small'));
   return card;
 }
 
-// Why a face has its verdict, by the rules of the model.
+// Why a face has its verdict, as the device says it.
 function reason(face, program) {
+  if (face.verdict_unix_ms) return face.reason;
   const n = face.n_scores ?? 0;
-  if (!n) return 'no score yet: too small, or just come';
-  if (!face.verdict_unix_ms) return `${n} of the ${program.min_scores} scores that a verdict needs`;
-  if (face.mean_score === null) return 'the model gave no number';
-  const [low, high] = [program.real_below.toFixed(2), program.fake_above.toFixed(2)];
-  const place = {Real: `is under ${low}`, Fake: `is over ${high}`}[face.verdict] ?? `is between ${low} and ${high}`;
-  return `mean of ${n} scores ${place}`;
+  return n ? `${n} of the ${program.min_scores} scores that a verdict needs` : 'no score yet: too small, or just come';
 }
 
 export function verdictOf(face) {
@@ -179,7 +175,8 @@ function told(event) {
     case 'state': return [`Source: ${stateWord(event.state)}`, null, event.reason];
     case 'model': return [`Model ${event.model.id} ${event.model.version} ${{'trial-started': 'is tried beside the one in use', 'took-over': 'took over', 'given-up': 'is given up'}[event.step]}`, null, event.reason ?? ''];
     case 'reloaded': return [event.is_accepted ? 'Settings read again' : 'Settings refused', null, event.reason ?? ''];
-    case 'summary': return ['Watching ended', event.verdict, `${event.reason}; ${whole(event.n_faces)} faces in ${whole(event.n_frames)} frames`];
+    // One comes before settings that were read again hold, too.
+    case 'summary': return [event.interrupted ? 'Watching ended' : 'All faces so far', event.verdict, `${event.reason}; ${event.n_faces === 1 ? 'one face' : `${whole(event.n_faces)} faces`} in ${whole(event.n_frames)} frames`];
     default: return null;
   }
 }
@@ -192,7 +189,7 @@ function evidence(event) {
     image.alt = `Face ${event.track_id}, ${crop.what === 'newest' ? 'newest look' : `look with the ${crop.what} score`}`;
     image.loading = 'lazy';
     image.width = image.height = 84;
-    image.src = `/evidence/${event.evidence.id}/${i}.jpg`;
+    image.src = `/evidence/${event.id}/${i}.jpg`;
     image.addEventListener('error', () => row.remove(), {once: true});
     figure.append(image, make('figcaption', '', `${crop.what} ${score(crop.score)}`));
     row.append(figure);
@@ -211,7 +208,7 @@ async function heat(button, row, event) {
   button.textContent = 'Computing';
   let reply;
   for (let tries = 0; tries < 20; tries++) {
-    reply = await fetch(`/evidence/${event.evidence.id}/heat.png`).catch(() => null);
+    reply = await fetch(`/evidence/${event.id}/heat.png`).catch(() => null);
     if (reply?.status !== 503) break;
     await new Promise((go) => setTimeout(go, 1000));
   }
@@ -232,7 +229,7 @@ async function heat(button, row, event) {
   say(`The map of face ${event.track_id} is there`);
 }
 
-function entry(event, known) {
+function entry(event) {
   const parts = told(event);
   if (!parts) return null;
   const [title, verdict, why] = parts;
@@ -241,7 +238,8 @@ function entry(event, known) {
   head.append(make('span', '', title));
   if (verdict) {
     item.dataset.verdict = verdict;
-    const line = verdictLine(verdict, known);
+    // By the model that judged, whichever is in use now.
+    const line = verdictLine(verdict, event.model_status === 'untrained');
     const inline = make('span', 'verdict');
     inline.append(...line.childNodes);
     head.append(inline);
@@ -254,13 +252,13 @@ function entry(event, known) {
 }
 
 // `events` are newest first.
-export function past(events, known) {
-  at('past').replaceChildren(...events.map((event) => entry(event, known)).filter(Boolean));
+export function past(events) {
+  at('past').replaceChildren(...events.map(entry).filter(Boolean));
   at('nothing').hidden = at('past').children.length > 0;
 }
 
-export function addPast(event, known) {
-  const item = entry(event, known);
+export function addPast(event) {
+  const item = entry(event);
   if (!item) return;
   at('past').prepend(item);
   while (at('past').children.length > MAX_PAST) at('past').lastChild.remove();
@@ -318,13 +316,14 @@ export function picture(bitmap, about, known) {
   about.faces.forEach((face, i) => {
     const box = boxes.children[i] ?? boxes.appendChild(make('div', 'box'));
     if (!box.firstChild) box.append(make('span'));
-    const known_face = known.faces.get(face.track_id);
-    const verdict = known_face ? verdictOf(known_face) : 'Pending';
+    // As its card says it.
+    const card = known.faces.get(face.track_id);
+    const verdict = card ? verdictOf(card) : 'Pending';
     const [x, y, w, h] = face.place;
     box.dataset.verdict = verdict;
     box.classList.toggle('low', y < 0.08);
     Object.assign(box.style, {left: `${100 * x}%`, top: `${100 * y}%`, width: `${100 * w}%`, height: `${100 * h}%`});
-    const mean = face.mean_score === null ? '' : ` ${face.mean_score.toFixed(2)}`;
+    const mean = card?.n_scores ? ` ${score(card.mean_score)}` : '';
     put(box.firstChild, `${face.track_id} ${word(verdict)}${mean}${isUntrained(known) ? ' untrained' : ''}`);
   });
   while (boxes.children.length > about.faces.length) boxes.lastChild.remove();

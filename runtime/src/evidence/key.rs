@@ -1,14 +1,14 @@
 //! The device's key, which signs its entries.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use ed25519_dalek::SigningKey;
 
 use super::EvidenceError;
 use crate::bundle::{from_hex, to_hex};
+use crate::files;
 
 /// The key in the file `path`, a seed of 64 hexadecimal digits that only its owner may read; made at random where the file
 /// is missing.
@@ -24,20 +24,10 @@ pub fn device_key(path: &Path) -> Result<SigningKey, EvidenceError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut seed = [0; 32];
             getrandom::fill(&mut seed).map_err(|error| EvidenceError::io(path)(error.into()))?;
-            keep(path, &to_hex(&seed)).map_err(EvidenceError::io(path))?;
+            let text = format!("{}\n", to_hex(&seed));
+            files::replace(path, 0o600, text.as_bytes()).map_err(EvidenceError::io(path))?;
             Ok(SigningKey::from_bytes(&seed))
         }
         Err(error) => Err(EvidenceError::io(path)(error)),
     }
-}
-
-/// Whole or not at all, whenever the power goes.
-fn keep(path: &Path, text: &str) -> io::Result<()> {
-    let part = path.with_extension("part");
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&part)?;
-    writeln!(file, "{text}")?;
-    file.sync_all()?;
-    fs::rename(&part, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -13,6 +13,7 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use super::EvidenceError;
 use super::entry::{Entry, FORMAT, Look, MAX_LINE_BYTES, Model, What};
 use crate::bundle::{Digest, PublicKey};
+use crate::files;
 
 /// A segment's entries.
 pub(super) const ENTRIES: &str = "entries.jsonl";
@@ -147,15 +148,8 @@ impl Log {
     ) -> Result<Self, EvidenceError> {
         fs::create_dir_all(folder).map_err(EvidenceError::io(folder))?;
         let path = folder.join(LOCK);
-        let options = File::options().create(true).write(true).truncate(false).open(&path);
-        let lock = options.map_err(EvidenceError::io(&path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(EvidenceError::Busy(folder.display().to_string()));
-            }
-            Err(fs::TryLockError::Error(error)) => return Err(EvidenceError::io(&path)(error)),
-        }
+        let lock = files::try_lock(&path).map_err(EvidenceError::io(&path))?;
+        let lock = lock.ok_or_else(|| EvidenceError::Busy(folder.display().to_string()))?;
         forget_dropped(folder)?;
         let numbers = segments(folder)?;
         let mut end = End::default();

@@ -19,16 +19,26 @@ const SLICE: Duration = Duration::from_millis(20);
 /// The longest event that is handed over: what a pipe takes without waiting.
 const MAX_EVENT_BYTES: usize = 60_000;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    settings: Alert,
     /// Events, each with the model that judged.
     queue: VecDeque<(Vec<u8>, String)>,
+    /// When the program was started last.
+    started: Option<Instant>,
     ends: Option<Instant>,
     n_run: u64,
     n_dropped: u64,
 }
 
-#[derive(Debug, Default)]
+/// An event whose turn it is.
+struct Turn {
+    settings: Alert,
+    event: Vec<u8>,
+    model: String,
+}
+
+#[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -43,20 +53,25 @@ impl Shared {
         self.lock().ends.is_some_and(|ends| Instant::now() >= ends)
     }
 
-    /// The next event, not before `earliest`; `None` when there will be none.
-    fn next(&self, earliest: Option<Instant>) -> Option<(Vec<u8>, String)> {
+    /// The next event, when the program may run again; `None` when there will be none.
+    fn next(&self) -> Option<Turn> {
         let mut inner = self.lock();
         loop {
             let now = Instant::now();
+            let interval = Duration::from_millis(u64::from(inner.settings.interval_ms));
+            let earliest = inner.started.map(|started| started + interval);
             let is_never =
                 |ends| now >= ends || inner.queue.is_empty() || earliest.is_some_and(|at| at > ends);
             if inner.ends.is_some_and(is_never) {
                 return None;
             }
             let pause = earliest.map(|at| at.saturating_duration_since(now)).unwrap_or_default();
-            if !inner.queue.is_empty() && pause.is_zero() {
+            if pause.is_zero()
+                && let Some((event, model)) = inner.queue.pop_front()
+            {
                 inner.n_run += 1;
-                return inner.queue.pop_front();
+                inner.started = Some(now);
+                return Some(Turn { settings: inner.settings.clone(), event, model });
             }
             let until_end = inner.ends.map_or(Duration::MAX, |ends| ends - now);
             let pause = if inner.queue.is_empty() { Duration::from_secs(60) } else { pause };
@@ -74,25 +89,28 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    /// Begins when the one before has ended.
-    pub(super) fn new(settings: Alert, before: Option<Runner>) -> Self {
-        let shared = Arc::new(Shared::default());
+    pub(super) fn new(settings: Alert) -> Self {
+        let inner =
+            Inner { settings, queue: VecDeque::new(), started: None, ends: None, n_run: 0, n_dropped: 0 };
+        let shared = Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new() });
         let own = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
-            if let Some(before) = before {
-                before.close(Instant::now());
-                let _ = before.thread.join();
-            }
-            let interval = Duration::from_millis(u64::from(settings.interval_ms));
-            let mut earliest = None;
-            while let Some((event, model)) = own.next(earliest) {
-                earliest = Some(Instant::now() + interval);
-                if let Err(error) = run(&settings, &model, &event, &own) {
-                    log::warn!("alert: {}: {error}", settings.command.first().map_or("", String::as_str));
+            while let Some(turn) = own.next() {
+                if let Err(error) = run(&turn, &own) {
+                    log::warn!(
+                        "alert: {}: {error}",
+                        turn.settings.command.first().map_or("", String::as_str)
+                    );
                 }
             }
         });
         Runner { shared, thread }
+    }
+
+    /// From the next event on with other settings. What waits stays, and a program that runs goes on.
+    pub(super) fn change(&self, settings: Alert) {
+        self.shared.lock().settings = settings;
+        self.shared.changed.notify_all();
     }
 
     /// The program is to run with `event` on its standard input; `model`, which judged, is told to it as `CANDOR_MODEL`.
@@ -126,7 +144,8 @@ impl Runner {
 }
 
 /// Runs the program once.
-fn run(settings: &Alert, model: &str, event: &[u8], shared: &Shared) -> Result<(), String> {
+fn run(turn: &Turn, shared: &Shared) -> Result<(), String> {
+    let Turn { settings, event, model } = turn;
     let Some((program, arguments)) = settings.command.split_first() else { return Ok(()) };
     let mut child = Command::new(program)
         .args(arguments)

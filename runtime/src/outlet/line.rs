@@ -1,9 +1,16 @@
 //! Between the thread that takes events and one that sends them: a spool, the newest state, and when to end.
 
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::spool::{Counts, Spool};
+use crate::watch::lines::RotatingFile;
+
+/// The file of events that a peer refused, in the spool's folder, and its size at which the one before it goes.
+const ASIDE: &str = "refused.jsonl";
+const ASIDE_BYTES: u64 = 1 << 20;
 
 /// What there is for a sender.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,15 +52,16 @@ struct Inner {
 /// One spool, whoever sends from it.
 #[derive(Debug)]
 pub(super) struct Line {
+    aside: PathBuf,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
 impl Line {
     pub(super) fn new(spool: Spool) -> Self {
-        let (state, sent) = ((0, Vec::new()), Sent::default());
+        let (state, sent, aside) = ((0, Vec::new()), Sent::default(), spool.folder().join(ASIDE));
         let inner = Inner { spool, state, generation: 0, ends: None, sent, has_failed: false };
-        Line { inner: Mutex::new(inner), changed: Condvar::new() }
+        Line { aside, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -154,8 +162,13 @@ impl Line {
         self.settle(number, |sent| sent.n_sent += 1);
     }
 
-    /// The peer will never take record `number`.
-    pub(super) fn refuse(&self, number: u64) {
+    /// The peer will never take record `number`, which is `event`, by `reason`: it is set aside.
+    pub(super) fn refuse(&self, number: u64, event: &[u8], reason: &str) {
+        log::warn!("{reason}: event set aside in {}", self.aside.display());
+        let file = RotatingFile::open(&self.aside, ASIDE_BYTES, 2);
+        if let Err(error) = file.and_then(|mut file| file.write_all(&[event, b"\n"].concat())) {
+            log::error!("{}: {error}", self.aside.display());
+        }
         self.settle(number, |sent| sent.n_refused += 1);
     }
 

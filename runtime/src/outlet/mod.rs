@@ -23,6 +23,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use line::Sent;
+#[doc(hidden)]
+pub use mqtt::feed as feed_mqtt;
 pub use secret::SecretError;
 pub use settings::Settings;
 pub use spool::SpoolError;
@@ -50,9 +52,6 @@ pub enum OutletError {
     /// The spool.
     #[error("outlets.spool: {0}")]
     Spool(#[from] SpoolError),
-    /// The light.
-    #[error("outlets.led: {0}")]
-    Led(String),
     /// Settings that only a start reads.
     #[error("outlets.spool, outlets.spool_max_bytes and outlets.device_id are read at a start only")]
     Fixed,
@@ -243,7 +242,7 @@ impl Outlets {
         let hook_work: Option<Work> = match hook {
             None => None,
             Some(hook) => {
-                let sender = webhook::Sender::new(hook, &spool.join("webhook"));
+                let sender = webhook::Sender::new(hook);
                 let sender = sender.map_err(|error| OutletError::Secret("webhook", error))?;
                 Some(Box::new(move |line, generation| sender.run(line, generation)))
             }
@@ -259,11 +258,6 @@ impl Outlets {
         };
         let hook_line = open(&set.webhook.line, new.webhook.is_some(), "webhook")?;
         let mqtt_line = open(&set.mqtt.line, new.mqtt.is_some(), "mqtt")?;
-        let light = match (&new.led, &set.led) {
-            (Some(led), Some((old, _))) if led.name == old.name => None,
-            (Some(led), _) => Some(Light::open(&self.leds, &led.name).map_err(OutletError::Led)?),
-            (None, _) => None,
-        };
 
         if set.webhook.settings != new.webhook {
             set.webhook.change(new.webhook.clone(), hook_work, hook_line);
@@ -274,20 +268,28 @@ impl Outlets {
                 line.show(set.view.json().to_string().into_bytes());
             }
         }
-        if set.alert.as_ref().map(|(alert, _)| alert) != new.alert.as_ref() {
-            let before = set.alert.take().map(|(_, runner)| runner);
-            set.alert = match &new.alert {
-                Some(alert) => Some((alert.clone(), Runner::new(alert.clone(), before))),
-                None => {
-                    before.iter().for_each(|before| before.close(Instant::now()));
-                    None
-                }
-            };
-        }
-        set.led = match (&new.led, light, set.led.take()) {
-            (None, ..) => None,
-            (Some(led), Some(light), _) | (Some(led), None, Some((_, light))) => Some((led.clone(), light)),
-            (Some(_), None, None) => None,
+        set.alert = match (&new.alert, set.alert.take()) {
+            (Some(alert), Some((_, runner))) => {
+                runner.change(alert.clone());
+                Some((alert.clone(), runner))
+            }
+            (Some(alert), None) => Some((alert.clone(), Runner::new(alert.clone()))),
+            (None, before) => {
+                before.iter().for_each(|(_, runner)| runner.close(Instant::now()));
+                None
+            }
+        };
+        set.led = match (&new.led, set.led.take()) {
+            (None, _) => None,
+            (Some(led), Some((old, light))) if led.name == old.name => Some((led.clone(), light)),
+            (Some(led), before) => {
+                // It is put back to what it was first.
+                drop(before);
+                let opened = Light::open(&self.leds, &led.name);
+                // A board without this light watches all the same.
+                let light = opened.map_err(|error| log::warn!("outlets.led: {error}; there is no light"));
+                light.ok().map(|light| (led.clone(), light))
+            }
         };
         let is_alarming = set.led.as_ref().is_some_and(|(led, _)| set.view.is_alarming(led.on));
         if let Some((_, light)) = &mut set.led {

@@ -74,7 +74,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 }
 
 /// How TLS is spoken: whom to trust, and who the device itself is.
-pub(super) fn tls(
+pub(crate) fn tls(
     ca_file: Option<&Path>,
     own: Option<(&Path, &Path)>,
 ) -> Result<Arc<ClientConfig>, SecretError> {

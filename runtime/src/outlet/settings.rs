@@ -183,14 +183,14 @@ impl Mqtt {
     }
 }
 
-/// Which verdicts are worth an alarm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Which verdicts are worth an alarm, or an exit code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Alarm {
     /// Fake.
     #[default]
     Fake,
-    /// Fake and Uncertain.
+    /// Fake or Uncertain.
     Uncertain,
 }
 

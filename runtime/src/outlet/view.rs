@@ -6,12 +6,10 @@ use serde_json::{Value, json};
 
 use super::settings::Alarm;
 use crate::camera::State;
+use crate::track::MAX_TRACKS;
 use crate::verdict::Verdict;
 use crate::watch::Event;
 use crate::watch::event::{Model, ModelStep, What};
-
-/// Faces that are known of: as many as can be followed at a time.
-const MAX_FACES: usize = 64;
 
 /// What is known from the events so far.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ impl View {
     }
 
     fn enter(&mut self, track_id: u32, verdict: Option<Verdict>) {
-        if self.faces.len() >= MAX_FACES && !self.faces.contains_key(&track_id) {
+        if self.faces.len() >= MAX_TRACKS && !self.faces.contains_key(&track_id) {
             self.faces.pop_first();
         }
         self.faces.insert(track_id, verdict);

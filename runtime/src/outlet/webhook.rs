@@ -1,7 +1,6 @@
 //! Events to an HTTP server: one at a time, in order, each until the server has it or will never take it.
 
-use std::io::{Read as _, Write as _};
-use std::path::Path;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,15 +15,12 @@ use super::backoff::{self, Backoff};
 use super::line::{Line, Next};
 use super::secret::{self, SecretError};
 use super::settings::Webhook;
-use crate::watch::lines::RotatingFile;
+use crate::bundle::to_hex;
 
 /// How often a sender without events looks whether it is still wanted.
 const SLICE: Duration = Duration::from_secs(1);
 /// What is read of an answer, so that its connection can serve again.
 const MAX_ANSWER_BYTES: u64 = 1 << 16;
-/// The file of events that the server refused, and its size at which the one before it goes.
-const ASIDE: &str = "refused.jsonl";
-const ASIDE_BYTES: u64 = 1 << 20;
 
 /// Posts events.
 pub(super) struct Sender {
@@ -32,7 +28,6 @@ pub(super) struct Sender {
     settings: Webhook,
     token: Option<String>,
     key: Option<String>,
-    aside: std::path::PathBuf,
 }
 
 /// What came of an attempt.
@@ -52,8 +47,8 @@ struct Identified {
 }
 
 impl Sender {
-    /// Reads all that `settings` name. Refused events go to a file in `folder`.
-    pub(super) fn new(settings: &Webhook, folder: &Path) -> Result<Self, SecretError> {
+    /// Reads all that `settings` name.
+    pub(super) fn new(settings: &Webhook) -> Result<Self, SecretError> {
         let read = |path: &Option<_>| path.as_deref().map(secret::line).transpose();
         let (token, key) = (read(&settings.token_file)?, read(&settings.hmac_key_file)?);
         let timeout = Duration::from_millis(u64::from(settings.timeout_ms));
@@ -79,8 +74,7 @@ impl Sender {
             }
             config
         };
-        let aside = folder.join(ASIDE);
-        Ok(Sender { agent: config.build().new_agent(), settings: settings.clone(), token, key, aside })
+        Ok(Sender { agent: config.build().new_agent(), settings: settings.clone(), token, key })
     }
 
     /// Sends what `line` has until it is told to end.
@@ -105,11 +99,7 @@ impl Sender {
                     continue;
                 }
                 Answer::Taken => line.acknowledge(number),
-                Answer::Refused(reason) => {
-                    log::warn!("webhook: {reason}: event set aside in {}", self.aside.display());
-                    self.set_aside(event);
-                    line.refuse(number);
-                }
+                Answer::Refused(reason) => line.refuse(number, &event, &reason),
             }
             if std::mem::replace(&mut is_failing, false) {
                 log::warn!("webhook: works again");
@@ -142,17 +132,9 @@ impl Sender {
         }
         let may_change = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         if status.is_client_error() && !may_change.contains(&status) {
-            return Answer::Refused(format!("the server says {status}"));
+            return Answer::Refused(format!("webhook: the server says {status}"));
         }
         Answer::Failed(format!("the server says {status}"), after.map(Duration::from_secs))
-    }
-
-    fn set_aside(&self, mut event: Vec<u8>) {
-        event.push(b'\n');
-        let file = RotatingFile::open(&self.aside, ASIDE_BYTES, 2);
-        if let Err(error) = file.and_then(|mut file| file.write_all(&event)) {
-            log::error!("{}: {error}", self.aside.display());
-        }
     }
 }
 
@@ -161,8 +143,7 @@ fn signature(key: &[u8], body: &[u8]) -> String {
     // It takes keys of every length.
     let Ok(mac) = Hmac::<Sha256>::new_from_slice(key) else { return String::new() };
     let digest = mac.chain_update(body).finalize().into_bytes();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256={hex}")
+    format!("sha256={}", to_hex(&digest))
 }
 
 #[cfg(test)]

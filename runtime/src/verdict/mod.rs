@@ -21,6 +21,10 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Those that a face can get.
+    pub const OF_FACES: [Verdict; 4] =
+        [Verdict::Real, Verdict::Fake, Verdict::Uncertain, Verdict::FaceTooSmall];
+
     /// The word that people and JSON see.
     pub fn word(self) -> &'static str {
         match self {

@@ -1,7 +1,5 @@
 //! How the machine and the process are: temperature, processor time, cores.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -28,14 +26,10 @@ pub(super) fn cpu_ns() -> i64 {
 
 /// A number that no other run has drawn, whatever the clock says.
 pub(crate) fn random() -> u64 {
-    let mut bytes = [0; 8];
-    match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
-        Ok(()) => u64::from_le_bytes(bytes),
-        Err(_) => {
-            let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            unix.as_secs() << 32 | u64::from(unix.subsec_nanos())
-        }
-    }
+    getrandom::u64().unwrap_or_else(|_| {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        unix.as_secs() << 32 | u64::from(unix.subsec_nanos())
+    })
 }
 
 /// How many cores there are for this process.

@@ -259,12 +259,7 @@ impl Watcher {
             }
         }
         hub.look(|| {
-            let seen = |sighting: &Sighting| {
-                let person = self.people.iter().find(|person| person.track_id == sighting.track_id);
-                let scored = person.filter(|person| !person.scores.is_empty());
-                let running = scored.map(|person| Running::new(&person.judge(&rules), person.scores.len()));
-                Seen { track_id: sighting.track_id, bbox: sighting.bbox, running }
-            };
+            let seen = |sighting: &Sighting| Seen { track_id: sighting.track_id, bbox: sighting.bbox };
             Looked { picture: self.pursuit.picture(), faces: sightings.iter().map(seen).collect() }
         });
         Ok(true)

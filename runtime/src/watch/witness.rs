@@ -5,7 +5,7 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use super::Event;
-use super::event::{Health, Running};
+use super::event::Health;
 use crate::bundle::Manifest;
 use crate::gallery::Sample;
 use crate::geom::Rect;
@@ -54,8 +54,6 @@ pub struct Seen {
     pub track_id: u32,
     /// Where in the picture.
     pub bbox: Rect,
-    /// What its last scores come to; `None` before the first.
-    pub running: Option<Running>,
 }
 
 /// A verdict, and what it rests on.

@@ -74,7 +74,8 @@ fn a_clip_is_seen_on_the_page() {
     assert_eq!((&state["state"]["state"], &state["is_watching"]), (&"streaming".into(), &true.into()));
     assert_eq!(state["faces"][0]["verdict"], "Real", "{}", state["faces"]);
     let verdict = state["past"].as_array().unwrap().iter().find(|e| e["event"] == "running-verdict").unwrap();
-    let id = verdict["evidence"]["id"].as_u64().unwrap();
+    assert!(verdict["evidence"]["crops"].is_array(), "{verdict}");
+    let id = verdict["id"].as_str().unwrap();
     let crop = get_at(watch.address, &format!("/evidence/{id}/0.jpg"));
     assert_eq!(image::load_from_memory(&crop.body).unwrap().width(), 224);
     let mut picture = get_at(watch.address, "/picture.jpg");

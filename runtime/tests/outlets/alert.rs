@@ -3,26 +3,18 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candor::verdict::Verdict;
 use serde_json::Value;
 
-use super::events::{GOODBYE, PATIENCE, Station, over, running, settings};
+use super::events::{GOODBYE, Station, over, running, settings, until};
 
 fn script(folder: &Path, text: &str) -> PathBuf {
     let path = folder.join("hook");
     fs::write(&path, format!("#!/bin/sh\n{text}")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
-        std::thread::yield_now();
-    }
 }
 
 /// The lines of a file so far.
@@ -111,6 +103,30 @@ fn programs_run_no_more_often_than_allowed_and_what_waits_is_bounded() {
 }
 
 #[test]
+fn what_waits_for_its_turn_outlives_settings_that_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // It runs until it may end.
+    let text = "echo $1 >> $2\nwhile [ ! -e $3 ]; do sleep 0.01; done\necho $1 over >> $2\n";
+    let hook = script(folder.path(), text);
+    let text = |name: &str| {
+        let (out, may_end) = (at("out"), at("may_end"));
+        let command = format!("[{hook:?}, {name:?}, {out:?}, {may_end:?}]");
+        settings(folder.path(), &format!("[outlets.alert]\ncommand = {command}\ninterval_ms = 0\n"))
+    };
+    let station = Station::new(&text("before"));
+    (1..4).for_each(|n| station.publish(running(n, None, Verdict::Fake)));
+    until("the first", || lines(&at("out")).len() == 1);
+    until("all seen", || station.outlets.n_seen() == 3);
+    station.outlets.change(&text("after")).unwrap();
+    fs::write(at("may_end"), "").unwrap();
+    until("all three", || lines(&at("out")).len() == 6);
+    station.end(GOODBYE);
+    let expected = ["before", "before over", "after", "after over", "after", "after over"];
+    assert_eq!(lines(&at("out")), expected);
+}
+
+#[test]
 fn a_light_is_on_while_a_fake_is_in_view() {
     let folder = tempfile::tempdir().unwrap();
     let leds = folder.path().join("leds");
@@ -137,6 +153,10 @@ fn a_light_is_on_while_a_fake_is_in_view() {
     assert_eq!(fs::read_to_string(&brightness).unwrap(), "1", "the fake is still in view");
     station.end(GOODBYE);
     assert_eq!(fs::read_to_string(&brightness).unwrap(), "0");
-    let missing = folder.path().join("nowhere");
-    assert!(Station::start(&settings, &missing).is_err());
+    // A light that isn't there stops nothing.
+    let station = Station::start(&settings, &folder.path().join("nowhere")).unwrap();
+    station.publish(running(4, None, Verdict::Fake));
+    until("seen", || station.outlets.n_seen() == 1);
+    station.outlets.change(&settings).unwrap();
+    station.end(GOODBYE);
 }

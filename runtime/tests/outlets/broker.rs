@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use super::events::PATIENCE;
+use super::events::{PATIENCE, until};
 
 /// Where mosquitto is. Without one the caller skips, unless `CANDOR_REQUIRE_FIXTURES` is 1.
 pub(crate) fn mosquitto() -> Option<&'static str> {
@@ -66,11 +66,11 @@ impl Broker {
         let child =
             Command::new(self.program).arg("-c").arg(self.folder.join("broker.conf")).stderr(log).spawn();
         self.child = Some(child.unwrap());
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        until("the broker listens", || {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none(), "{}", std::fs::read_to_string(self.folder.join("log")).unwrap());
-            std::thread::yield_now();
-        }
+            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
     }
 
     /// Ends it by a signal.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use candor::camera::State;
 use candor::outlet::{OutletError, Outlets, Settings};
@@ -18,6 +18,15 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long outlets may take for what is left.
 pub(crate) const GOODBYE: Duration = Duration::from_secs(20);
+
+/// Waits until `is_so`; where that never comes, the test fails with `what`.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "never came: {what}");
+        std::thread::yield_now();
+    }
+}
 
 /// A running hub with outlets.
 pub(crate) struct Station {

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use candor::camera::State;
 use candor::verdict::Verdict;
+use candor::watch::event::What;
 use serde_json::Value;
 
 use super::broker::{Broker, Message, mosquitto};
-use super::events::{Authority, GOODBYE, Station, over, running, settings, state};
+use super::events::{Authority, GOODBYE, Station, over, running, settings, state, until};
 
 const SOON: &str = "retry_ms = 1\nretry_max_ms = 20\n";
 
@@ -80,6 +82,31 @@ fn a_broker_that_restarts_gets_every_event_once_and_in_order() {
     let last = subscriber.find(|m| m.topic == "candor/door/availability" && m.payload == "offline");
     assert_eq!(last.payload, "offline");
     assert!(subscriber.rest().iter().all(|message| message.topic != "candor/door/events"));
+}
+
+#[test]
+fn an_event_that_the_broker_never_takes_is_set_aside_and_holds_up_no_other() {
+    let Some(program) = mosquitto() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    // Whoever sends a longer packet is disconnected.
+    let broker = Broker::start(program, folder.path(), "max_packet_size 4000\n", &[]);
+    let subscriber = broker.subscribe("candor/#");
+    let text = format!("[outlets.mqtt]\nhost = \"localhost\"\ntls = false\nport = {}\n", broker.port);
+    let station = Station::new(&settings(folder.path(), &format!("{text}retry_ms = 50\n")));
+    let began = Instant::now();
+    station.appear(1..4);
+    let reason = "x".repeat(5000);
+    station.publish(What::State { state: State::Busy, reason: reason.clone() });
+    station.appear(4..8);
+    assert_eq!(numbers(&events(&subscriber, 7)), (1..=7).collect::<Vec<_>>());
+    // A connection that is made isn't a success: pauses double, each at least half of 50, 100, 200, 400 and 800 ms.
+    assert!(began.elapsed() >= Duration::from_millis(775), "{:?}", began.elapsed());
+    let aside = std::fs::read_to_string(folder.path().join("spool/mqtt/refused.jsonl")).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&aside).unwrap()["reason"], reason);
+    let sent = || station.outlets.counts()[1].unwrap().sent;
+    until("the last acknowledgement", || sent().n_sent == 7);
+    assert_eq!((sent().n_failed, sent().n_refused), (5, 1));
+    station.end(GOODBYE);
 }
 
 #[test]
@@ -190,10 +217,9 @@ fn tls_with_certificates_and_passwords_on_both_sides() {
         if let Some(settings) = settings {
             station.outlets.change(settings).unwrap();
         }
-        let before = station.outlets.counts()[1].unwrap().sent.n_failed;
-        while station.outlets.counts()[1].unwrap().sent.n_failed < before + 3 {
-            std::thread::yield_now();
-        }
+        let n_failed = || station.outlets.counts()[1].unwrap().sent.n_failed;
+        let before = n_failed();
+        until("three failures", || n_failed() >= before + 3);
         assert_eq!(subscriber.rest(), [], "case {idx}");
     }
     station.outlets.change(&text("good.pem", "device", "door")).unwrap();

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use super::events::{Authority, GOODBYE, PATIENCE, Station, settings};
+use super::events::{Authority, GOODBYE, PATIENCE, Station, settings, until};
 use super::server::{Reply, Request, Server};
 
 /// Pauses so short that a test need not wait.
@@ -127,13 +127,9 @@ fn memory_and_disk_stay_bounded_while_the_peer_is_away_for_ever() {
     // 50,000 events are over 7 MB. Other tests of this process run beside this one.
     eprintln!("resident: {before} bytes after 5,000 events, {after} after 50,000");
     assert!(after.saturating_sub(before) < 64 << 20, "{before} then {after} bytes of memory");
-    let spool = loop {
-        let spool = station.outlets.counts()[0].unwrap().spool;
-        if spool.n_waiting + spool.n_dropped == 50_000 {
-            break spool;
-        }
-        std::thread::yield_now();
-    };
+    let spool = || station.outlets.counts()[0].unwrap().spool;
+    until("all of them in the spool", || spool().n_waiting + spool().n_dropped == 50_000);
+    let spool = spool();
     assert!(spool.n_waiting > 1_000 && spool.n_dropped > 40_000, "{spool:?}");
     // Who comes back gets the newest, without a gap.
     let server = Server::start(&address.to_string(), &[], None);
@@ -162,17 +158,14 @@ fn https_trusts_the_authority_that_is_named_and_no_other() {
     let port = impostor.address.port();
     let station = Station::new(&settings(folder.path(), &text(port, "good.pem")));
     station.appear(1..6);
-    let failures = |n: u64| {
-        while station.outlets.counts()[0].unwrap().sent.n_failed < n {
-            std::thread::yield_now();
-        }
-    };
-    failures(2);
+    let n_failed = || station.outlets.counts()[0].unwrap().sent.n_failed;
+    until("two failures", || n_failed() >= 2);
     assert!(impostor.requests.try_recv().is_err(), "nothing is told to an impostor");
     drop(impostor);
     let address = format!("127.0.0.1:{port}");
     let misnamed = Server::start(&address, &[], Some(good.server("elsewhere.example")));
-    failures(station.outlets.counts()[0].unwrap().sent.n_failed + 3);
+    let before = n_failed();
+    until("three more failures", || n_failed() >= before + 3);
     assert!(misnamed.requests.try_recv().is_err(), "nor under another name");
     drop(misnamed);
 
@@ -226,9 +219,7 @@ fn settings_that_change_move_what_waits_to_the_new_address() {
     station.outlets.change(&none).unwrap();
     station.appear(151..161);
     // The hub's queue is passed on in order: once it is empty, all of these were seen.
-    while station.outlets.n_seen() < 160 {
-        std::thread::yield_now();
-    }
+    until("all seen", || station.outlets.n_seen() == 160);
     station.outlets.change(&text(&server.address, "")).unwrap();
     station.appear(161..171);
     assert_eq!(taken(&server, 170), (161..=170).collect::<Vec<_>>());

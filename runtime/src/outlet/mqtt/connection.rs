@@ -27,6 +27,15 @@ pub(super) enum MqttError {
     Refused(&'static str),
 }
 
+impl MqttError {
+    /// Whether the broker, or whoever stands between, ended the connection.
+    pub(super) fn is_end(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let ends = [BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof];
+        matches!(self, MqttError::Io(error) if ends.contains(&error.kind()))
+    }
+}
+
 impl From<rustls::Error> for MqttError {
     fn from(error: rustls::Error) -> Self {
         MqttError::Io(io::Error::new(io::ErrorKind::InvalidData, error))

@@ -12,10 +12,26 @@ use super::secret::{self, SecretError};
 use super::settings::Mqtt;
 use crate::watch::event::Model;
 use connection::{Broker, Connection, MqttError};
-use packet::Connect;
+use packet::{Connect, MAX_ANSWER_BYTES};
+
+/// Takes what a broker may send, for fuzzing.
+#[doc(hidden)]
+pub fn feed(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Ok(Some((answer, n_bytes))) = packet::answer(rest) {
+        assert!((1..=MAX_ANSWER_BYTES.min(rest.len())).contains(&n_bytes));
+        assert_eq!(packet::answer(&rest[..n_bytes]), Ok(Some((answer, n_bytes))), "what follows counts");
+        assert_eq!(packet::answer(&rest[..n_bytes - 1]), Ok(None), "it was whole before its end");
+        rest = &rest[n_bytes..];
+    }
+    // A client waits for more only where a packet has begun.
+    assert!(packet::answer(rest) != Ok(None) || rest.len() < MAX_ANSWER_BYTES);
+}
 
 /// How often an idle connection is looked after.
 const SLICE: Duration = Duration::from_millis(500);
+/// Connections in a row that the broker ends over one and the same event; then that event is refused.
+const MAX_ENDS: u32 = 5;
 /// The shortest time between two states: only the newest matters.
 const STATE_EVERY: Duration = Duration::from_secs(1);
 
@@ -25,6 +41,32 @@ struct Topics {
     availability: String,
     state: String,
     events: String,
+}
+
+/// What lasts from one connection to the next.
+struct Course {
+    backoff: Backoff,
+    is_failing: bool,
+    /// The event that was on its way when the broker ended the connection, and how often in a row.
+    ended: (u64, u32),
+}
+
+impl Course {
+    /// An event has arrived, or none waits: only that is a success. A connection alone isn't, since the broker may end it
+    /// over the first event.
+    fn succeed(&mut self) {
+        if std::mem::replace(&mut self.is_failing, false) {
+            log::warn!("mqtt: works again");
+        }
+        self.backoff.reset();
+    }
+
+    /// The broker ended the connection over event `number`: whether it will never take it.
+    fn is_refused(&mut self, number: u64) -> bool {
+        let n_before = if self.ended.0 == number { self.ended.1 } else { 0 };
+        self.ended = (number, n_before + 1);
+        self.ended.1 >= MAX_ENDS
+    }
 }
 
 /// Publishes events and state.
@@ -70,27 +112,21 @@ impl Sender {
 
     /// Sends what `line` has until it is told to end.
     pub(super) fn run(&self, line: &Line, generation: u64) {
-        let mut backoff = Backoff::new(self.settings.retry_ms, self.settings.retry_max_ms);
-        let mut is_failing = false;
+        let backoff = Backoff::new(self.settings.retry_ms, self.settings.retry_max_ms);
+        let mut course = Course { backoff, is_failing: false, ended: (0, 0) };
         loop {
-            let Err(error) = self.session(line, generation, &mut backoff, &mut is_failing) else { return };
-            if !std::mem::replace(&mut is_failing, true) {
+            let Err(error) = self.session(line, generation, &mut course) else { return };
+            if !std::mem::replace(&mut course.is_failing, true) {
                 log::warn!("mqtt: {error}; events wait until it works");
             }
-            if !line.wait_after_failure(generation, backoff.pause()) {
+            if !line.wait_after_failure(generation, course.backoff.pause()) {
                 return;
             }
         }
     }
 
     /// One connection, from its start to its end in good order.
-    fn session(
-        &self,
-        line: &Line,
-        generation: u64,
-        backoff: &mut Backoff,
-        is_failing: &mut bool,
-    ) -> Result<(), MqttError> {
+    fn session(&self, line: &Line, generation: u64, course: &mut Course) -> Result<(), MqttError> {
         let mut connection = Connection::open(
             &self.broker,
             &Connect {
@@ -105,10 +141,6 @@ impl Sender {
             connection.publish(topic, config, true)?;
         }
         connection.publish(&self.topics.availability, b"online", true)?;
-        if std::mem::replace(is_failing, false) {
-            log::warn!("mqtt: works again");
-        }
-        backoff.reset();
         let mut shown = (0, None::<Instant>);
         loop {
             let may_show = shown.1.is_none_or(|at| at.elapsed() >= STATE_EVERY);
@@ -118,10 +150,19 @@ impl Sender {
                     shown = (version, Some(Instant::now()));
                 }
                 Next::Record(number, event) => {
-                    connection.publish(&self.topics.events, &event, false)?;
+                    if let Err(error) = connection.publish(&self.topics.events, &event, false) {
+                        if error.is_end() && course.is_refused(number) {
+                            line.refuse(number, &event, "mqtt: the broker ends the connection over it");
+                        }
+                        return Err(error);
+                    }
                     line.acknowledge(number);
+                    course.succeed();
                 }
-                Next::Nothing => connection.serve()?,
+                Next::Nothing => {
+                    connection.serve()?;
+                    course.succeed();
+                }
                 Next::End => break,
             }
         }
@@ -130,5 +171,19 @@ impl Sender {
         }
         connection.publish(&self.topics.availability, b"offline", true)?;
         connection.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_refused_when_connections_end_over_it_in_a_row() {
+        let mut course = Course { backoff: Backoff::new(1, 1), is_failing: false, ended: (0, 0) };
+        (1..MAX_ENDS).for_each(|_| assert!(!course.is_refused(7)));
+        assert!(!course.is_refused(8));
+        (1..MAX_ENDS).for_each(|_| assert!(!course.is_refused(7), "they were not in a row"));
+        assert!(course.is_refused(7));
     }
 }

@@ -1,12 +1,13 @@
 //! How far a spool was sent: a file to which every acknowledgement appends a number, so that what stood there before
 //! is never in danger; the highest whole entry counts.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use super::record::digest;
+use crate::files;
 
 const NAME: &str = "cursor";
 /// A number (u64, little-endian) and its digest.
@@ -17,7 +18,7 @@ const MAX_ENTRIES: u64 = 4096;
 /// The file.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    folder: PathBuf,
+    path: PathBuf,
     file: File,
     n_entries: u64,
     is_dirty: bool,
@@ -52,7 +53,7 @@ impl Cursor {
             (entry(next) == *found).then_some(next)
         });
         let next = whole.max().unwrap_or(0);
-        let mut cursor = Cursor { folder: folder.to_owned(), file, n_entries: 0, is_dirty: false, next };
+        let mut cursor = Cursor { path, file, n_entries: 0, is_dirty: false, next };
         // A torn entry would shift those after it.
         cursor.begin_anew()?;
         Ok(cursor)
@@ -60,12 +61,7 @@ impl Cursor {
 
     /// Replaces the file by one with the last entry alone.
     fn begin_anew(&mut self) -> io::Result<()> {
-        let new = self.folder.join("cursor.new");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new)?;
-        file.write_all_at(&entry(self.next), 0)?;
-        file.sync_all()?;
-        fs::rename(&new, self.folder.join(NAME))?;
-        File::open(&self.folder)?.sync_all()?;
+        let file = files::replace(&self.path, 0o666, &entry(self.next))?;
         (self.file, self.n_entries, self.is_dirty) = (file, 1, false);
         Ok(())
     }

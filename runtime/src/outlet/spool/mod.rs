@@ -10,17 +10,20 @@ mod record;
 mod tests;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::files;
 use cursor::Cursor;
 
 const ENDING: &str = "segment";
 /// A spool is divided into so many segments, which is also the share of it that goes when it is full.
 const N_SEGMENTS: u64 = 16;
+/// How often a record is read that the disk doesn't give: what is wrong may pass.
+const MAX_TRIES: u32 = 5;
 /// The longest time for which what was written isn't yet safe from a power cut.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
@@ -80,6 +83,8 @@ pub struct Spool {
     at: u64,
     /// Number and length of that record, once it was read.
     read: Option<(u64, u64)>,
+    /// How often it could not be read.
+    n_tries: u32,
     max_bytes: u64,
     is_dirty: bool,
     synced: Instant,
@@ -95,13 +100,8 @@ impl Spool {
     pub fn open(folder: &Path, max_bytes: u64, now: Instant) -> Result<Self, SpoolError> {
         let io = |cause| SpoolError::Io { folder: folder.to_owned(), cause };
         fs::create_dir_all(folder).map_err(io)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("lock"));
-        let lock = lock.map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(SpoolError::InUse(folder.to_owned())),
-            Err(TryLockError::Error(cause)) => return Err(io(cause)),
-        }
+        let lock = files::try_lock(&folder.join("lock")).map_err(io)?;
+        let lock = lock.ok_or_else(|| SpoolError::InUse(folder.to_owned()))?;
         let cursor = Cursor::open(folder).map_err(io)?;
         let next = cursor.next.max(1);
         let mut spool = Spool {
@@ -112,6 +112,7 @@ impl Spool {
             next,
             at: 0,
             read: None,
+            n_tries: 0,
             max_bytes,
             is_dirty: false,
             synced: now,
@@ -141,16 +142,22 @@ impl Spool {
             let end = file.metadata()?.len();
             let mut segment = Segment { path, file, n_bytes: 0, n_waiting: 0 };
             let mut at = None;
-            while let Some(record) = record::read(&segment.file, segment.n_bytes, end)? {
+            while let Some((place, record)) =
+                record::read_or_next(&segment.file, segment.n_bytes, end, &(newest + 1..u64::MAX))
+            {
                 if record.number <= newest {
                     break;
                 }
+                if place > segment.n_bytes {
+                    log::warn!("{}: unreadable at byte {}", segment.path.display(), segment.n_bytes);
+                    self.counts.n_damaged += 1;
+                }
                 newest = record.number;
                 if record.number >= self.cursor.next {
-                    at.get_or_insert(segment.n_bytes);
+                    at.get_or_insert(place);
                     segment.n_waiting += 1;
                 }
-                segment.n_bytes += record::stored_bytes(record.bytes.len());
+                segment.n_bytes = place + record::stored_bytes(record.bytes.len());
             }
             if segment.n_bytes < end {
                 log::warn!("{}: torn at byte {} of {end}", segment.path.display(), segment.n_bytes);
@@ -169,6 +176,11 @@ impl Spool {
         }
         self.next = self.next.max(newest + 1);
         Ok(())
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What became of records.
@@ -230,7 +242,7 @@ impl Spool {
     /// Removes the first segment: how many records of it were waiting.
     fn remove_first(&mut self) -> io::Result<u64> {
         let Some(first) = self.segments.pop_front() else { return Ok(0) };
-        (self.at, self.read) = (0, None);
+        (self.at, self.read, self.n_tries) = (0, None, 0);
         self.counts.n_waiting -= first.n_waiting;
         match fs::remove_file(&first.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -268,16 +280,53 @@ impl Spool {
             if first.n_waiting == 0 {
                 return Ok(None);
             }
-            if let Some(found) = record::read(&first.file, self.at, first.n_bytes)? {
-                self.read = Some((found.number, record::stored_bytes(found.bytes.len())));
-                return Ok(Some((found.number, found.bytes)));
+            match record::read(&first.file, self.at, first.n_bytes) {
+                Ok(Some(found)) => {
+                    self.n_tries = 0;
+                    self.read = Some((found.number, record::stored_bytes(found.bytes.len())));
+                    return Ok(Some((found.number, found.bytes)));
+                }
+                // It was whole once: the disk has lost it, and with it the way to those behind it.
+                Ok(None) => {
+                    log::warn!("{}: damaged at byte {}", first.path.display(), self.at);
+                    self.counts.n_damaged += 1;
+                    self.counts.n_dropped += self.remove_first()?;
+                }
+                Err(error) => {
+                    self.n_tries += 1;
+                    if self.n_tries < MAX_TRIES {
+                        return Err(error);
+                    }
+                    log::warn!("{}: byte {}: {error}; passed over", first.path.display(), self.at);
+                    self.pass_over()?;
+                }
             }
-            // It was whole once: the disk has lost it, and with it the way to those behind it.
-            log::warn!("{}: damaged at byte {}", first.path.display(), self.at);
-            self.counts.n_damaged += 1;
-            self.counts.n_dropped += self.remove_first()?;
         }
         Ok(None)
+    }
+
+    /// Goes on behind the first record, which the disk doesn't give.
+    fn pass_over(&mut self) -> io::Result<()> {
+        (self.n_tries, self.read) = (0, None);
+        self.counts.n_damaged += 1;
+        let numbers = self.cursor.next..self.next;
+        let Some(first) = self.segments.front_mut() else { return Ok(()) };
+        let Some((at, found)) = record::next(&first.file, self.at + 1, first.n_bytes, &numbers) else {
+            self.counts.n_dropped += self.remove_first()?;
+            return Ok(());
+        };
+        // How many are left is counted anew: nobody knows how many stood in what can't be read.
+        let (mut n_left, mut end) = (1, at + record::stored_bytes(found.bytes.len()));
+        while let Some((place, found)) = record::read_or_next(&first.file, end, first.n_bytes, &numbers) {
+            n_left += 1;
+            end = place + record::stored_bytes(found.bytes.len());
+        }
+        let n_lost = first.n_waiting.saturating_sub(n_left);
+        first.n_waiting -= n_lost;
+        self.counts.n_waiting -= n_lost;
+        self.counts.n_dropped += n_lost;
+        self.at = at;
+        Ok(())
     }
 
     /// Record `number`, which [`Spool::first`] gave last, has arrived, and is not given again. One that was dropped

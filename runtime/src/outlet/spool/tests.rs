@@ -179,6 +179,36 @@ fn a_changed_byte_anywhere_invents_nothing() {
 }
 
 #[test]
+fn a_disk_that_does_not_give_a_record_holds_up_nothing_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    // Three segments of three.
+    let long = |n: usize| format!("{n:04}{}", "x".repeat(1300));
+    let mut spool = open(folder.path(), 1 << 16);
+    (0..9).for_each(|n| spool.append(long(n).as_bytes()).unwrap());
+    assert_eq!(segments(folder.path()).len(), 3);
+    let readable = std::mem::replace(
+        &mut spool.segments[0].file,
+        // A file to write only: every reading fails.
+        OpenOptions::new().write(true).open(&segments(folder.path())[0]).unwrap(),
+    );
+    // What passes costs nothing.
+    assert!(spool.first().is_err());
+    let worn = std::mem::replace(&mut spool.segments[0].file, readable);
+    let (number, bytes) = spool.first().unwrap().unwrap();
+    assert_eq!(bytes, long(0).as_bytes());
+    spool.acknowledge(number).unwrap();
+    // What stays costs this segment.
+    spool.segments[0].file = worn;
+    for _ in 1..MAX_TRIES {
+        assert!(spool.first().is_err());
+    }
+    assert_eq!(drain(&mut spool), (3..9).map(long).collect::<Vec<_>>());
+    assert_eq!(spool.counts(), Counts { n_waiting: 0, n_dropped: 2, n_damaged: 1 });
+    spool.append(b"goes on").unwrap();
+    assert_eq!(drain(&mut spool), ["goes on"]);
+}
+
+#[test]
 fn the_disk_is_bounded_and_what_goes_is_the_oldest_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let max_bytes = 1 << 16;
