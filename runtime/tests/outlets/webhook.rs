@@ -131,6 +131,10 @@ fn memory_and_disk_stay_bounded_while_the_peer_is_away_for_ever() {
     until("all of them in the spool", || spool().n_waiting + spool().n_dropped == 50_000);
     let spool = spool();
     assert!(spool.n_waiting > 1_000 && spool.n_dropped > 40_000, "{spool:?}");
+    // One that was dropped while it was on its way would still arrive.
+    let n_failed = || station.outlets.counts()[0].unwrap().sent.n_failed;
+    let before = n_failed();
+    until("a failure since the last was dropped", || n_failed() > before);
     // Who comes back gets the newest, without a gap.
     let server = Server::start(&address.to_string(), &[], None);
     let came = taken(&server, 49_999);
