@@ -13,7 +13,7 @@ use candor::bundle::{Bundle, PublicKey, Status};
 use candor::camera::clock::Monotonic;
 use candor::camera::{self, Feed, Layout, Linux, Player, RawPipe, Supervisor, Wanted};
 use candor::config::Config;
-use candor::dashboard::{Dashboard, Limits};
+use candor::dashboard::{Dashboard, Limits, Slots, Subject};
 use candor::engine::Engine;
 use candor::evidence::entry;
 use candor::evidence::{About, Log, device_key, record};
@@ -177,7 +177,9 @@ fn dashboard(
     let settings = &config.watch.dashboard;
     let Some(address) = settings.listen else { return Ok(None) };
     let (kernels, file) = (config.engine.kernels, source_name(args, &config.watch));
-    let dashboard = Dashboard::start(settings, address, Limits::default(), &file, bundle, kernels, hub);
+    let slots = Slots::of(&config.slots).filter(|_| args.networks.bundle.is_none());
+    let subject = Subject { file: &file, bundle, kernels, slots };
+    let dashboard = Dashboard::start(settings, address, Limits::default(), subject, hub);
     let dashboard = dashboard.map_err(|error| error.to_string())?;
     eprintln!("candor: http://{}/", dashboard.address());
     Ok(Some(dashboard))

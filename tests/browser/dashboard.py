@@ -3,13 +3,14 @@
 
     tests/browser/dashboard.py CANDOR [--screenshots DIR]
 
-Plays tests/fixtures/astronaut.mp4. The picture, the box, the verdict and its crops must be there; the whole page must work by
-keys alone; roles, names, headings and contrast are checked in light and dark; it must fit a phone 320 px wide, say when the
+Plays tests/fixtures/astronaut.mp4. The picture, the box, the verdict and its crops must be there; the models of the device's slots and what
+happened to them; the whole page must work by keys alone; roles, names, headings and contrast are checked in light and dark; it must fit a phone 320 px wide, say when the
 connection is lost, and find the program again that was started anew, or whose settings were read again. With a token the form must let in. Exits 0 and says why
 when there is no Chromium, unless CANDOR_REQUIRE_FIXTURES is set. Standard library only.
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import re
@@ -25,6 +26,7 @@ from chromium import Browser, Page, programs
 CLIP = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "astronaut.mp4"
 TAB, ENTER, SPACE = "\ue004", "\ue007", " "
 TOKEN = "a-token-for-this-check"
+ROOT_KEY = "8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c"
 
 STATE = """
 const at = (id) => document.getElementById(id);
@@ -41,6 +43,8 @@ return {ready: document.body.dataset.ready, link: at('link')?.textContent, word:
   heat: document.querySelector('.heat')?.naturalWidth ?? 0, pressed: at('pause')?.getAttribute('aria-pressed'),
   points: (document.querySelector('.card polyline')?.getAttribute('points') ?? '').split(' ').length,
   health: [...document.querySelectorAll('#health > div')].map((row) => row.textContent), titles: [...document.querySelectorAll('#past h3 > span:first-child')].map((e) => e.textContent),
+  slots: [...document.querySelectorAll('#slots > div')].map((row) => row.textContent),
+  changes: [...document.querySelectorAll('#changes > li')].map((row) => [...row.children].map((e) => e.textContent)),
   wide: document.documentElement.scrollWidth > innerWidth, form: !!document.forms.length, alert: document.querySelector('[role=alert]')?.textContent};
 """
 
@@ -107,6 +111,21 @@ class Program:
         self.child.wait()
 
 
+def slots_with_history(folder):
+    """Write slots whose first model was found bad; the configuration that names them."""
+    held = {"digest": "ab" * 32, "id": "lite0-224", "version": "2.1", "security_epoch": 1, "signers": ["release (0123)"]}
+    reason = "verdicts contradict those of the model before: <b>31 %</b>"
+    steps = [("installed", "channel stable, serial 7"), ("trial-started", None), ("failed", reason)]
+    history = [{"at_unix_s": 1790000000 + 60 * i, "what": what, "bundle": held, "reason": why} for i, (what, why) in enumerate(steps)]
+    slots = {"a": {"bad": {"held": held, "reason": reason}}, "b": "empty", "current": None, "security_epoch": 0}
+    text = json.dumps({"format": 1, "slots": slots, "latest_unix_s": 1790000120, "history": history}) + "\n"
+    folder.mkdir()
+    (folder / "record").write_text(text + hashlib.sha256(text.encode()).hexdigest() + "\n")
+    config = folder.with_suffix(".toml")
+    config.write_text(f'[slots]\nfolder = "{folder}"\nroot_keys = ["{ROOT_KEY}"]\n')
+    return config
+
+
 def media(page, scheme, motion="no-preference"):
     features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": motion}]
     page.cdp("Emulation.setEmulatedMedia", features=features)
@@ -139,6 +158,17 @@ def check_contents(page, url):
     assert any("trained" in row for row in state["health"]), state["health"]
 
 
+def check_models(page):
+    """The slots and what happened to models, newest first, every text as text."""
+    state = page.wait("the models", lambda s: len(s["changes"]) == 3)
+    assert state["slots"][0].startswith("Slot Alite0-224 2.1: bad: verdicts contradict"), state["slots"]
+    assert state["slots"][1:3] == ["Slot Bempty", "Built inruns"], state["slots"]
+    title, _, signed, why = state["changes"][0]
+    assert title == "Found bad: lite0-224 2.1" and signed == "signed by release (0123)" and "<b>31 %</b>" in why, state["changes"]
+    assert [change[0].split(":")[0] for change in state["changes"]] == ["Found bad", "Tried", "Installed"], state["changes"]
+    assert state["changes"][2][3] == "channel stable, serial 7", state["changes"]
+
+
 def check_reload(page, program):
     """Settings that are read again begin a new run: no end is shown, verdicts are read aloud, scores aren't."""
     program.child.send_signal(signal.SIGHUP)
@@ -157,7 +187,7 @@ def check_tree(page):
     for landmark in ("banner", "main", "contentinfo"):
         assert sum(role(n) == landmark for n in nodes) == 1, f"{landmark}: expected one"
     regions = {name(n) for n in nodes if role(n) == "region"}
-    assert len(regions) == 5 and any(r.startswith("Participants") for r in regions), regions
+    assert len(regions) == 6 and any(r.startswith("Participants") for r in regions), regions
     for node in nodes:
         if role(node) in ("button", "link", "image", "img", "textbox"):
             assert name(node), f"a nameless {role(node)}"
@@ -247,7 +277,8 @@ def main():
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         scratch = pathlib.Path(scratch)
-        program = Program(args.program)
+        config = slots_with_history(scratch / "slots")
+        program = Program(args.program, config=config)
         try:
             browser = Browser(chromium, chromedriver, scratch / "profile")
             try:
@@ -255,6 +286,7 @@ def main():
                 page.size(1280, 900)
                 page.load(program.url)
                 check_contents(page, program.url)
+                check_models(page)
                 check_reload(page, program)
                 check_tree(page)
                 check_keys(page)

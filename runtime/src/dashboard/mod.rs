@@ -14,6 +14,7 @@ mod picture;
 pub mod server;
 mod settings;
 mod site;
+mod slots;
 mod wire;
 
 use std::net::{SocketAddr, TcpListener};
@@ -33,6 +34,7 @@ pub use server::Limits;
 use server::Server;
 pub use settings::Settings;
 use site::Page;
+pub use slots::Slots;
 
 /// How often the watching thread's signs of life are looked for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -56,13 +58,25 @@ pub enum DashboardError {
 /// The newest sign of life of the watching thread.
 type Pulse = Arc<Mutex<Option<(Health, Instant)>>>;
 
+/// What a page is about.
+pub struct Subject<'a> {
+    /// What is watched.
+    pub file: &'a str,
+    /// The bundle that judges at the time.
+    pub bundle: &'a Arc<Mutex<Bundle>>,
+    /// What heat maps are made with.
+    pub kernels: engine::KernelSet,
+    /// Where other models may come from.
+    pub slots: Option<Slots>,
+}
+
 /// Serves until it is dropped.
 pub struct Dashboard {
     server: Server,
 }
 
 impl Dashboard {
-    /// Serves at `address` what `hub` will tell of `file`; `bundle` is the one that judges at the time.
+    /// Serves at `address` what `hub` will tell of `subject`.
     ///
     /// # Errors
     /// [`DashboardError`] when it can't.
@@ -70,11 +84,10 @@ impl Dashboard {
         settings: &Settings,
         address: SocketAddr,
         limits: Limits,
-        file: &str,
-        bundle: &Arc<Mutex<Bundle>>,
-        kernels: engine::KernelSet,
+        subject: Subject<'_>,
         hub: &mut Hub,
     ) -> Result<Self, DashboardError> {
+        let Subject { file, bundle, kernels, slots } = subject;
         let guard = guard::Guard::new(settings.token_file.as_deref(), &settings.hosts)?;
         let refused = |cause| DashboardError::Listen { address, cause };
         let listener = TcpListener::bind(address).map_err(refused)?;
@@ -93,7 +106,7 @@ impl Dashboard {
         let keep = move || keep(&events, encoder, &notes, &pictures, &pulse);
         std::thread::Builder::new().name("dashboard-board".into()).spawn(keep).map_err(refused)?;
         let heat = heat::Painter::new(Arc::clone(bundle), kernels);
-        let page = Arc::new(Page::new(board, studio, guard, heat, limits));
+        let page = Arc::new(Page::new(board, studio, guard, heat, slots, limits));
         let server = Server::start(listener, Arc::<Page>::clone(&page), limits).map_err(refused)?;
         page.is_served(server.guests());
         Ok(Dashboard { server })

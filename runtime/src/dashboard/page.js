@@ -7,6 +7,8 @@ const MAX_SCORES = 120;
 const SILENT_MS = 12000;
 // The watching thread gives a sign of life every second.
 const STILL_MS = 30000;
+// Somebody may change the slots by hand.
+const MODELS_MS = 30000;
 const AGAIN_MS = [1000, 2000, 4000, 8000];
 
 let known = null;
@@ -57,6 +59,14 @@ async function load() {
   showCurtain();
   wake();
   mark();
+  loadModels();
+}
+
+// Reads which models there are. What can't be read now stays as it was.
+async function loadModels() {
+  const reply = await fetch('/models.json').catch(() => null);
+  if (reply?.status === 404) view.models(null);
+  if (reply?.ok) view.models(await reply.json());
 }
 
 // The source does something else.
@@ -111,6 +121,7 @@ function apply(n, event) {
   }
   view.addPast(event);
   mark();
+  if (event.event === 'model') loadModels();
   if (event.event === 'model' && event.step === 'took-over') {
     known.model = event.model;
     // Another model has other limits.
@@ -213,6 +224,10 @@ setInterval(() => {
   if (Date.now() - pulseMs > STILL_MS) known.is_watching = false;
   mark();
 }, 1000);
+
+setInterval(() => {
+  if (known && !document.hidden) loadModels();
+}, MODELS_MS);
 
 load().then(connect, lost).then(() => {
   document.body.dataset.ready = 'yes';

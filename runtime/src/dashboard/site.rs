@@ -13,6 +13,7 @@ use super::http::{Answer, Method, Request};
 use super::metrics;
 use super::picture::Studio;
 use super::server::{Guests, Limits, Reply, Site};
+use super::slots::Slots;
 use crate::camera::State;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -40,6 +41,7 @@ pub(super) struct Page {
     studio: Arc<Studio>,
     guard: Guard,
     painter: Painter,
+    slots: Option<Slots>,
     limits: Limits,
     guests: OnceLock<Arc<Guests>>,
 }
@@ -50,9 +52,10 @@ impl Page {
         studio: Arc<Studio>,
         guard: Guard,
         painter: Painter,
+        slots: Option<Slots>,
         limits: Limits,
     ) -> Self {
-        Page { board, studio, guard, painter, limits, guests: OnceLock::new() }
+        Page { board, studio, guard, painter, slots, limits, guests: OnceLock::new() }
     }
 
     /// By a server that has these guests.
@@ -90,6 +93,7 @@ impl Page {
                 let n_connections = self.guests.get().map_or(0, |guests| guests.n());
                 Reply::Whole(Answer::new(metrics::KIND, self.board.metrics(n_connections).into_bytes()))
             }
+            "/models.json" => Reply::Whole(self.models()),
             "/events" => self.events(request),
             "/picture.jpg" => Reply::Whole(self.picture(request)),
             _ => Reply::Whole(self.evidence(path)),
@@ -113,6 +117,19 @@ impl Page {
         let is_well = is_watching && !matches!(state, State::Failed | State::Ended);
         let text = json!({ "ok": is_well, "state": state, "is_watching": is_watching }).to_string();
         Answer { status: if is_well { 200 } else { 503 }, ..Answer::new(JSON, text.into_bytes()) }
+    }
+
+    /// The models of the slots and their history.
+    fn models(&self) -> Answer {
+        match self.slots.as_ref().map_or(Ok(None), Slots::status) {
+            Ok(Some(status)) => Answer::new(JSON, status.to_string().into_bytes()),
+            Ok(None) => Answer::text(404, "no model was ever installed here"),
+            Err(error) => {
+                // It may name files, which aren't everybody's to know.
+                log::warn!("dashboard: {error}");
+                Answer::text(500, "the slots can't be read; the log says why")
+            }
+        }
     }
 
     fn picture(&self, request: &Request) -> Answer {

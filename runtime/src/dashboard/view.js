@@ -306,6 +306,51 @@ export function health(known, now) {
   while (list.children.length > rows.length) list.lastChild.remove();
 }
 
+const STEPS = {installed: 'Installed', 'trial-started': 'Tried', confirmed: 'Confirmed', 'rolled-back': 'Rolled back', failed: 'Found bad'};
+const named = (bundle) => `${bundle.id} ${bundle.version}`;
+
+// A slot as the device keeps it: its state, and what the state holds.
+function slot(kept) {
+  const [state, inside] = typeof kept === 'string' ? [kept, null] : Object.entries(kept)[0];
+  return [state, inside?.held ?? inside, inside];
+}
+
+function slotLine(kept, isCurrent) {
+  const [state, bundle, inside] = slot(kept);
+  if (!bundle) return 'empty';
+  const about = {
+    staged: 'to be tried', trial: `in trial, ${inside.left} starts left`, confirmed: isCurrent ? 'confirmed, runs' : 'confirmed, the one before',
+    bad: `bad: ${inside.reason}`,
+  }[state] ?? state;
+  return `${named(bundle)}: ${about}; signed by ${bundle.signers.join(', ')}`;
+}
+
+// What the slots hold and what happened; `status` is null where nothing was ever installed.
+export function models(status) {
+  at('models').hidden = !status;
+  if (!status) return;
+  const {slots, history} = status.record;
+  const rows = [['Slot A', slotLine(slots.a, slots.current === 'A'), slots.current === 'A'], ['Slot B', slotLine(slots.b, slots.current === 'B'), slots.current === 'B'],
+    ['Built in', slots.current ? 'the floor' : 'runs', !slots.current], ['Security epoch', `${slots.security_epoch}`, false],
+    ['Key list', status.key_list_serial === null ? 'none' : `serial ${status.key_list_serial}`, false]];
+  at('slots').replaceChildren(...rows.map(([name, value, runs]) => {
+    const row = make('div', runs ? 'runs' : '');
+    row.append(make('dt', '', name), make('dd', '', value));
+    return row;
+  }));
+  at('changes').replaceChildren(...history.toReversed().map((change) => {
+    const item = make('li');
+    const time = make('time', '', new Date(1000 * change.at_unix_s).toLocaleString([], {hourCycle: 'h23'}));
+    time.dateTime = new Date(1000 * change.at_unix_s).toISOString();
+    item.append(make('h3', '', `${STEPS[change.what] ?? change.what}: ${named(change.bundle)}`), time, make('p', 'small', `signed by ${change.bundle.signers.join(', ')}`));
+    if (change.reason) item.append(make('p', 'reason small', change.reason));
+    return item;
+  }));
+  // What scrolls must be reached by keys.
+  if (at('changes').scrollHeight > at('changes').clientHeight) at('changes').tabIndex = 0;
+  else at('changes').removeAttribute('tabindex');
+}
+
 // The picture and the boxes that belong to it.
 export function picture(bitmap, about, known) {
   const canvas = at('picture');

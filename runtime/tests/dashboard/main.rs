@@ -5,14 +5,19 @@
 mod client;
 mod hostile;
 mod metrics;
+mod models;
 mod program;
+#[path = "../support/random.rs"]
+mod random;
+#[path = "../support/release.rs"]
+mod release;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use candor::bundle::Bundle;
 use candor::camera::State;
-use candor::dashboard::{Dashboard, Limits, Settings};
+use candor::dashboard::{Dashboard, Limits, Settings, Slots, Subject};
 use candor::engine::KernelSet;
 use candor::gallery::Sample;
 use candor::geom::Rect;
@@ -37,12 +42,16 @@ impl Fixture {
     }
 
     fn with(settings: &Settings, limits: Limits) -> Self {
+        Fixture::of(settings, limits, None)
+    }
+
+    fn of(settings: &Settings, limits: Limits, slots: Option<Slots>) -> Self {
         // Nothing may be lost on the way to the dashboard, however fast the tests are.
         let mut hub = Hub::new(true);
         let bundle = Arc::new(Mutex::new(Bundle::embedded().unwrap()));
         let here = "127.0.0.1:0".parse().unwrap();
-        let dashboard =
-            Dashboard::start(settings, here, limits, "clip.mp4", &bundle, KernelSet::Auto, &mut hub).unwrap();
+        let subject = Subject { file: "clip.mp4", bundle: &bundle, kernels: KernelSet::Auto, slots };
+        let dashboard = Dashboard::start(settings, here, limits, subject, &mut hub).unwrap();
         Fixture { hub, dashboard }
     }
 
