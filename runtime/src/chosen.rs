@@ -7,7 +7,7 @@ use candor::bundle::{self, Digest, Manifest, Roots};
 use candor::engine::{Engine, EngineError};
 use candor::slot::{self, Folder, Settings, SlotError, Store, TrialLock};
 
-use crate::models::{Failure, admitted, failed, locked, now_unix_s, readable, usage};
+use crate::models::{Failure, admitted, locked, now_unix_s, readable, usage};
 
 /// The bundle that a run uses.
 pub(crate) struct Chosen {
@@ -198,7 +198,7 @@ fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) 
         }
         Ok(Err(why)) => why.to_owned(),
         // A folder that can't be written can be read all the same.
-        Err(error) => failed("lock", path)(error).to_string(),
+        Err(error) => SlotError::io("lock", path)(error).to_string(),
     };
     let started = slot::start_without_trial(&readable(path)?, roots, Some(&why))?;
     Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })

@@ -199,17 +199,12 @@ pub(crate) fn run_slot(args: &Slot) -> ExitCode {
     ended(slot_step(args))
 }
 
-pub(crate) fn failed(operation: &'static str, folder: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = folder.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
-}
-
 pub(crate) fn locked(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::lock(folder).map_err(failed("lock", folder))?)
+    Store::open(Folder::lock(folder).map_err(SlotError::io("lock", folder))?)
 }
 
 pub(crate) fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::to_read(folder).map_err(failed("open", folder))?)
+    Store::open(Folder::to_read(folder).map_err(SlotError::io("open", folder))?)
 }
 
 fn slot_step(args: &Slot) -> Result<(), Failure> {

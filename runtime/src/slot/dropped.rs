@@ -143,7 +143,8 @@ impl Looker {
         if let Some(text) = journal.text_of(digest) {
             return Ok(Outcome::Known(text.to_owned()));
         }
-        let mut store = Store::open(Folder::lock(place.folder).map_err(failed("lock", place.folder))?)?;
+        let mut store =
+            Store::open(Folder::lock(place.folder).map_err(SlotError::io("lock", place.folder))?)?;
         if let Some(outcome) = settled(&store, digest) {
             return Ok(outcome);
         }
@@ -316,16 +317,11 @@ impl Journal {
             fs::rename(&path, folder.join(JOURNAL))?;
             File::open(folder)?.sync_all()
         };
-        write().map_err(failed("write", &path))
+        write().map_err(SlotError::io("write", &path))
     }
 }
 
 fn one_line(text: &str) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line[..line.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()
-}
-
-fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = file.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
 }

@@ -1,6 +1,7 @@
 //! Why a step with slots fails.
 
 use std::io;
+use std::path::Path;
 
 use super::admission::Inadmissible;
 use super::state::Refusal;
@@ -65,6 +66,12 @@ pub enum SlotError {
 }
 
 impl SlotError {
+    /// What a failed operation on a file comes to.
+    pub fn io(operation: &'static str, file: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let file = file.as_ref().display().to_string();
+        move |cause| SlotError::Io { operation, file, cause }
+    }
+
     /// Whether the system refused, or a file of the slots is damaged: nothing that a bundle is to blame for.
     pub fn is_of_disk(&self) -> bool {
         matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))

@@ -168,18 +168,13 @@ pub fn receive(place: &Place<'_>, input: impl Read, output: impl Write) -> Endin
 }
 
 fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::to_read(folder).map_err(failed("open", folder))?)
-}
-
-fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = file.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
+    Store::open(Folder::to_read(folder).map_err(SlotError::io("open", folder))?)
 }
 
 fn status<R: Read, W: Write>(place: &Place<'_>, link: &mut Link<R, W>) -> Result<Ending, SlotError> {
     // Whoever has never received anything has no folder yet.
     if !place.folder.is_dir() {
-        drop(Folder::lock(place.folder).map_err(failed("lock", place.folder))?);
+        drop(Folder::lock(place.folder).map_err(SlotError::io("lock", place.folder))?);
     }
     let status = readable(place.folder)?.status(place.roots)?;
     link.tell("status", &status.to_string());
@@ -305,7 +300,7 @@ fn is_full(error: &SlotError) -> bool {
 }
 
 fn install(place: &Place<'_>, mut part: Part) -> Result<Ending, SlotError> {
-    let mut store = Store::open(Folder::lock(place.folder).map_err(failed("lock", place.folder))?)?;
+    let mut store = Store::open(Folder::lock(place.folder).map_err(SlotError::io("lock", place.folder))?)?;
     let outcome =
         store.install(part.reader()?, place.roots, place.limits, (place.now_unix_s)()).map(Ending::Installed);
     match &outcome {

@@ -185,11 +185,7 @@ impl Keeper {
 
     /// The slots, alone; waits for whoever changes them.
     fn store(&self) -> Result<Store<Folder>, SlotError> {
-        Store::open(Folder::lock(&self.folder).map_err(|cause| self.failed("lock", cause))?)
-    }
-
-    fn failed(&self, operation: &'static str, cause: std::io::Error) -> SlotError {
-        SlotError::Io { operation, file: self.folder.display().to_string(), cause }
+        Store::open(Folder::lock(&self.folder).map_err(SlotError::io("lock", &self.folder))?)
     }
 
     /// Whoever watches may have ended; then nobody is left to tell.
@@ -202,7 +198,7 @@ impl Keeper {
         if !self.folder.is_dir() {
             return Ok(());
         }
-        let store = Store::open(Folder::to_read(&self.folder).map_err(|cause| self.failed("open", cause))?)?;
+        let store = Store::open(Folder::to_read(&self.folder).map_err(SlotError::io("open", &self.folder))?)?;
         let slots = &store.record().slots;
         if let Some(trial) = &self.trial {
             let digest = trial.held.digest;
@@ -256,10 +252,11 @@ impl Keeper {
 
     /// Starts a trial: written down first, then loaded, then compared with its goldens.
     fn try_candidate(&mut self) -> Result<(), SlotError> {
-        let Some(folder) = Folder::try_lock(&self.folder).map_err(|cause| self.failed("lock", cause))? else {
+        let Some(folder) = Folder::try_lock(&self.folder).map_err(SlotError::io("lock", &self.folder))?
+        else {
             return Ok(());
         };
-        let Some(lock) = folder.try_lock_trial().map_err(|cause| self.failed("lock", cause))? else {
+        let Some(lock) = folder.try_lock_trial().map_err(SlotError::io("lock", &self.folder))? else {
             return Ok(());
         };
         let mut store = Store::open(folder)?;
