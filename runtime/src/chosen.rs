@@ -7,7 +7,7 @@ use candor::bundle::{self, Digest, Manifest, Roots};
 use candor::engine::{Engine, EngineError};
 use candor::slot::{self, Folder, Settings, SlotError, Store, TrialLock};
 
-use crate::models::{Failure, admitted, locked, now_unix_s, readable, usage};
+use crate::models::{Failure, admitted, now_unix_s, usage};
 
 /// The bundle that a run uses.
 pub(crate) struct Chosen {
@@ -43,7 +43,7 @@ impl Trial {
     /// Writes down what the run came to.
     pub(crate) fn end(self, outcome: &Outcome) {
         let now = now_unix_s();
-        let written = locked(&self.folder).and_then(|mut store| match outcome {
+        let written = Store::locked(&self.folder).and_then(|mut store| match outcome {
             Outcome::RanWell => store.ran_well(self.digest, now),
             Outcome::NothingToScore => store.was_not_tried(self.digest, now),
             Outcome::Failed(reason) => {
@@ -93,7 +93,7 @@ pub(crate) fn bundle_to_look_at(
         return bundle_to_run(named, settings, engine);
     };
     let roots = settings.roots().map_err(|error| error.to_string())?;
-    let store = readable(folder).map_err(|error| error.to_string())?;
+    let store = Store::readable(folder).map_err(|error| error.to_string())?;
     let started = slot::start_without_trial(&store, &roots, Some("looking into a model is no trial"))
         .map_err(|error| error.to_string())?;
     Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
@@ -112,7 +112,7 @@ pub(crate) fn load_beside<T>(
     let chosen = match (named, settings.trusted_folder()) {
         (None, Some(folder)) if folder.is_dir() => {
             let roots = settings.roots().map_err(|error| error.to_string())?;
-            let started = readable(folder).map_err(|error| error.to_string()).and_then(|store| {
+            let started = Store::readable(folder).map_err(|error| error.to_string()).and_then(|store| {
                 slot::start_without_trial(&store, &roots, None).map_err(|error| error.to_string())
             });
             match started {
@@ -200,7 +200,7 @@ fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) 
         // A folder that can't be written can be read all the same.
         Err(error) => SlotError::io("lock", path)(error).to_string(),
     };
-    let started = slot::start_without_trial(&readable(path)?, roots, Some(&why))?;
+    let started = slot::start_without_trial(&Store::readable(path)?, roots, Some(&why))?;
     Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
 }
 

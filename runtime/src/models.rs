@@ -188,7 +188,7 @@ pub(crate) fn admitted(
     roots: &Roots,
 ) -> Result<VerifiedBundle<Box<dyn Read>>, Failure> {
     let known = match &settings.folder {
-        Some(folder) if folder.is_dir() => readable(folder)?.known(roots)?,
+        Some(folder) if folder.is_dir() => Store::readable(folder)?.known(roots)?,
         _ => Known::default(),
     };
     Ok(known.verify(open(file)?, roots, settings, now_unix_s())?)
@@ -197,14 +197,6 @@ pub(crate) fn admitted(
 /// Runs `candor slot`.
 pub(crate) fn run_slot(args: &Slot) -> ExitCode {
     ended(slot_step(args))
-}
-
-pub(crate) fn locked(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::lock(folder).map_err(SlotError::io("lock", folder))?)
-}
-
-pub(crate) fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::to_read(folder).map_err(SlotError::io("open", folder))?)
 }
 
 fn slot_step(args: &Slot) -> Result<(), Failure> {
@@ -227,8 +219,8 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
     }
     // Where nothing is written, nothing has to be writable, and no scan is waited for.
     let mut store = match args.step {
-        Step::Status { .. } if folder.is_dir() => readable(folder)?,
-        _ => locked(folder)?,
+        Step::Status { .. } if folder.is_dir() => Store::readable(folder)?,
+        _ => Store::locked(folder)?,
     };
     let (now, name) = (now_unix_s(), |held: &Held| format!("{} {}", held.id, held.version));
     match &args.step {

@@ -143,8 +143,7 @@ impl Looker {
         if let Some(text) = journal.text_of(digest) {
             return Ok(Outcome::Known(text.to_owned()));
         }
-        let mut store =
-            Store::open(Folder::lock(place.folder).map_err(SlotError::io("lock", place.folder))?)?;
+        let mut store = Store::locked(place.folder)?;
         if let Some(outcome) = settled(&store, digest) {
             return Ok(outcome);
         }

@@ -4,7 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::store::Files;
+use super::SlotError;
+use super::store::{Files, Store};
 
 /// Held by whoever changes the folder.
 const LOCK: &str = "lock";
@@ -63,6 +64,24 @@ impl Folder {
     /// The system's.
     pub fn to_read(path: &Path) -> io::Result<Self> {
         Ok(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: None })
+    }
+}
+
+impl Store<Folder> {
+    /// The slots in a folder, which this process is alone with; waits for whoever changes them.
+    ///
+    /// # Errors
+    /// [`SlotError::Record`], [`SlotError::Io`].
+    pub fn locked(path: &Path) -> Result<Self, SlotError> {
+        Store::open(Folder::lock(path).map_err(SlotError::io("lock", path))?)
+    }
+
+    /// The slots in a folder that is there, to be read.
+    ///
+    /// # Errors
+    /// As [`Store::locked`].
+    pub fn readable(path: &Path) -> Result<Self, SlotError> {
+        Store::open(Folder::to_read(path).map_err(SlotError::io("open", path))?)
     }
 }
 

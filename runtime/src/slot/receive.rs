@@ -167,16 +167,12 @@ pub fn receive(place: &Place<'_>, input: impl Read, output: impl Write) -> Endin
     ending
 }
 
-fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::to_read(folder).map_err(SlotError::io("open", folder))?)
-}
-
 fn status<R: Read, W: Write>(place: &Place<'_>, link: &mut Link<R, W>) -> Result<Ending, SlotError> {
     // Whoever has never received anything has no folder yet.
     if !place.folder.is_dir() {
         drop(Folder::lock(place.folder).map_err(SlotError::io("lock", place.folder))?);
     }
-    let status = readable(place.folder)?.status(place.roots)?;
+    let status = Store::readable(place.folder)?.status(place.roots)?;
     link.tell("status", &status.to_string());
     Ok(Ending::Told)
 }
@@ -239,7 +235,7 @@ fn settled(place: &Place<'_>, digest: Digest, size_bytes: u64) -> Result<Option<
     if !place.folder.is_dir() {
         return Ok(None);
     }
-    let store = readable(place.folder)?;
+    let store = Store::readable(place.folder)?;
     let slots = &store.record().slots;
     for name in Name::ALL {
         let state = match slots.slot(name) {
@@ -300,7 +296,7 @@ fn is_full(error: &SlotError) -> bool {
 }
 
 fn install(place: &Place<'_>, mut part: Part) -> Result<Ending, SlotError> {
-    let mut store = Store::open(Folder::lock(place.folder).map_err(SlotError::io("lock", place.folder))?)?;
+    let mut store = Store::locked(place.folder)?;
     let outcome =
         store.install(part.reader()?, place.roots, place.limits, (place.now_unix_s)()).map(Ending::Installed);
     match &outcome {

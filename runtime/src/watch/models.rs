@@ -168,8 +168,8 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => self.look(),
                 Err(RecvTimeoutError::Disconnected) => {
                     let Some(trial) = self.trial.take() else { return };
-                    let undone =
-                        self.store().and_then(|mut store| store.was_not_tried(trial.held.digest, now()));
+                    let undone = Store::locked(&self.folder)
+                        .and_then(|mut store| store.was_not_tried(trial.held.digest, now()));
                     return undone
                         .unwrap_or_else(|error| log::error!("{error}; this run counts as a failed start"));
                 }
@@ -183,11 +183,6 @@ impl Keeper {
         }
     }
 
-    /// The slots, alone; waits for whoever changes them.
-    fn store(&self) -> Result<Store<Folder>, SlotError> {
-        Store::open(Folder::lock(&self.folder).map_err(SlotError::io("lock", &self.folder))?)
-    }
-
     /// Whoever watches may have ended; then nobody is left to tell.
     fn tell(&self, news: News) {
         let _ = self.news.send(news);
@@ -198,7 +193,7 @@ impl Keeper {
         if !self.folder.is_dir() {
             return Ok(());
         }
-        let store = Store::open(Folder::to_read(&self.folder).map_err(SlotError::io("open", &self.folder))?)?;
+        let store = Store::readable(&self.folder)?;
         let slots = &store.record().slots;
         if let Some(trial) = &self.trial {
             let digest = trial.held.digest;
@@ -276,7 +271,7 @@ impl Keeper {
                 self.tell(News::Beside(Box::new(shadow)));
             }
             Err(reason) => {
-                self.store()?.fail(&held, &reason, now())?;
+                Store::locked(&self.folder)?.fail(&held, &reason, now())?;
                 self.tell(News::GivenUp { model, reason });
             }
         }
@@ -287,7 +282,7 @@ impl Keeper {
     fn settle(&mut self, outcome: Result<Alike, Unlike>) -> Result<(), SlotError> {
         let Some(trial) = self.trial.take() else { return Ok(()) };
         let model = Model::of(trial.bundle.manifest());
-        let mut store = self.store()?;
+        let mut store = Store::locked(&self.folder)?;
         let alike = match outcome {
             Ok(alike) => alike,
             Err(unlike) => {
