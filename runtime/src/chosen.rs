@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candor::bundle::{self, Digest, Manifest, Roots};
 use candor::engine::{Engine, EngineError};
-use candor::slot::{self, Folder, Settings, SlotError, Store, TrialLock};
+use candor::slot::{self, Folder, Settings, SlotError, Store, TrialLock, now_unix_s};
 
-use crate::models::{Failure, admitted, now_unix_s, usage};
+use crate::models::{Failure, admitted, usage};
 
 /// The bundle that a run uses.
 pub(crate) struct Chosen {

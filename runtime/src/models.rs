@@ -4,13 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use candor::bundle::{BundleError, Roots, UnverifiedBundle, VerifiedBundle};
-use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store};
+use candor::slot::{self, Boot, Folder, Held, Known, Name, Settings, SlotError, Store, now_unix_s};
 
 use crate::cli::Device;
 use crate::scan::exit;
@@ -132,11 +131,6 @@ fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
     }
     let file = File::open(path).map_err(|error| usage(format!("{}: {error}", path.display())))?;
     Ok(Box::new(file))
-}
-
-/// Seconds since 1970 by the system's clock; 0 for one that is before that.
-pub(crate) fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn shown(unix_s: u64) -> String {

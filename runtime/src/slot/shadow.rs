@@ -118,11 +118,6 @@ impl Comparison {
         self.ends = [self.ends[0].min(theirs), self.ends[1].max(theirs)];
     }
 
-    /// Looks that both scored.
-    pub fn n_looks(&self) -> u32 {
-        self.n_looks
-    }
-
     /// What all looks come to, once there are enough of them; at once for a score that is no number.
     pub fn outcome(&self, limits: &Settings) -> Option<Result<Alike, Unlike>> {
         if let Some(score) = self.broken {

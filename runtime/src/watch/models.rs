@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::Shadow;
 use super::event::{Model, ModelStep, What};
 use crate::bundle::{Bundle, Digest, Roots};
 use crate::engine::Engine;
-use crate::slot::{Alike, Boot, Folder, Held, Settings, Slot, SlotError, Store, TrialLock, Unlike, try_out};
+use crate::slot::{
+    Alike, Boot, Folder, Held, Settings, Slot, SlotError, Store, TrialLock, Unlike, now_unix_s, try_out,
+};
 
 /// How often the slots are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -169,7 +171,7 @@ impl Keeper {
                 Err(RecvTimeoutError::Disconnected) => {
                     let Some(trial) = self.trial.take() else { return };
                     let undone = Store::locked(&self.folder)
-                        .and_then(|mut store| store.was_not_tried(trial.held.digest, now()));
+                        .and_then(|mut store| store.was_not_tried(trial.held.digest, now_unix_s()));
                     return undone
                         .unwrap_or_else(|error| log::error!("{error}; this run counts as a failed start"));
                 }
@@ -255,7 +257,7 @@ impl Keeper {
             return Ok(());
         };
         let mut store = Store::open(folder)?;
-        let Boot::Trial(held) = store.boot(self.settings.trial_boots, now())? else { return Ok(()) };
+        let Boot::Trial(held) = store.boot(self.settings.trial_boots, now_unix_s())? else { return Ok(()) };
         let model = Model { id: held.id.clone(), version: held.version.clone(), status: "unknown" };
         let loaded = store.load_for_trial(&held, &self.roots);
         drop(store);
@@ -271,7 +273,7 @@ impl Keeper {
                 self.tell(News::Beside(Box::new(shadow)));
             }
             Err(reason) => {
-                Store::locked(&self.folder)?.fail(&held, &reason, now())?;
+                Store::locked(&self.folder)?.fail(&held, &reason, now_unix_s())?;
                 self.tell(News::GivenUp { model, reason });
             }
         }
@@ -287,7 +289,7 @@ impl Keeper {
             Ok(alike) => alike,
             Err(unlike) => {
                 let reason = unlike.to_string();
-                store.fail(&trial.held, &reason, now())?;
+                store.fail(&trial.held, &reason, now_unix_s())?;
                 self.tell(News::GivenUp { model, reason });
                 return Ok(());
             }
@@ -300,8 +302,8 @@ impl Keeper {
             alike.time_ratio
         );
         let kept = store
-            .ran_well(trial.held.digest, now())
-            .and_then(|()| store.confirm_because(&self.roots, &reason, now()));
+            .ran_well(trial.held.digest, now_unix_s())
+            .and_then(|()| store.confirm_because(&self.roots, &reason, now_unix_s()));
         match kept {
             Ok(held) => {
                 self.running = Some(held.digest);
@@ -312,9 +314,4 @@ impl Keeper {
         }
         Ok(())
     }
-}
-
-/// Seconds since 1970 by the system's clock; 0 for one that is before that.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

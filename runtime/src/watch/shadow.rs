@@ -90,11 +90,6 @@ impl Shadow {
         self.people.retain(|(id, _)| *id != track_id);
     }
 
-    /// Looks that both have scored.
-    pub fn n_looks(&self) -> u32 {
-        self.comparison.n_looks()
-    }
-
     /// Whether it may take over; `None` while too little was seen.
     pub fn outcome(&self) -> Option<Result<Alike, Unlike>> {
         self.comparison.outcome(&self.limits)
