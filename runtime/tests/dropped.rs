@@ -13,13 +13,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use candor::bundle::{Digest, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Digest, PublicKey};
 use candor::slot::{Folder, Found, Looker, Name, Place, Settings, Slot, Store};
 
-use crate::release::{Draft, NOW_S, key, root, roots, signed_list, signer};
-
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
+use crate::release::{Draft, NOW_S, key, root, roots};
 
 struct Device {
     scratch: tempfile::TempDir,
@@ -183,15 +180,6 @@ fn many_files_cost_no_more_than_a_few() {
     assert_eq!(device.look(&mut Looker::once()), found);
 }
 
-fn lasting(seed: u64) -> Vec<u8> {
-    let mut draft = Draft::of_noise(seed, 1000);
-    let public = PublicKey::of(&signer());
-    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S };
-    draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
-    draft.release().expires_unix_s = NEVER_S;
-    draft.bytes()
-}
-
 fn configured(device: &Device) -> PathBuf {
     let path = device.scratch.path().join("candor.toml");
     let (slots, drop, root) = (device.slots(), device.drop(), PublicKey::of(&root()));
@@ -213,7 +201,7 @@ fn by_hand_the_exit_code_says_whether_anything_was_refused() {
     };
     let (code, said) = check();
     assert!(code == Some(0) && said.starts_with("no bundle in "), "{said}");
-    device.put("a.bundle", &lasting(1));
+    device.put("a.bundle", &Draft::of_noise(1, 1000).lasting().bytes());
     let (code, said) = check();
     assert!(code == Some(0) && said.contains("a.bundle: installed: test 0.1.0"), "{said}");
     device.put("b.bundle", b"nonsense");
@@ -226,7 +214,7 @@ fn by_hand_the_exit_code_says_whether_anything_was_refused() {
 #[test]
 fn a_running_watch_takes_what_is_dropped() {
     let device = Device::new();
-    device.put("a.bundle", &lasting(1));
+    device.put("a.bundle", &Draft::of_noise(1, 1000).lasting().bytes());
     let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/astronaut.mp4");
     let mut child = Command::new(env!("CARGO_BIN_EXE_candor"))
         .args(["watch", "--play"])

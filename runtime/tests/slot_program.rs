@@ -14,35 +14,21 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use candor::bundle::{Bundle, Digest, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Bundle, Digest, PublicKey};
 use candor::classify::Classifier;
 use candor::engine::Engine;
 use candor::slot::{Folder, Record, Slot, Store};
 use serde_json::Value;
 
 use crate::random::Random;
-use crate::release::{Draft, key, key_list_file, noise, root, roots, signed_list, signer};
+use crate::release::{Draft, key_list_file, lasting_list, noise, root, roots, signer};
 
 /// Kills of an ordinary test run.
 const N_KILLS: u64 = 24;
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
 
-/// A key list and a bundle that don't expire.
+/// A bundle that doesn't expire.
 fn draft(seed: u64) -> Draft {
-    let mut draft = Draft::of_noise(seed, 300_000);
-    draft.key_list = lasting_list(1);
-    draft.release().expires_unix_s = NEVER_S;
-    draft
-}
-
-fn lasting_list(serial: u64) -> candor::bundle::Signed {
-    let keys = [signer(), key(3)].map(|key| ListedKey {
-        name: "release".into(),
-        public: PublicKey::of(&key),
-        expires_unix_s: NEVER_S,
-    });
-    signed_list(&KeyList::new(serial, 1, keys.to_vec()).unwrap(), &[root()])
+    Draft::of_noise(seed, 300_000).lasting()
 }
 
 fn program(folder: &Path, step: &[&str]) -> Command {
@@ -92,9 +78,13 @@ fn a_bundle_goes_through_its_life() {
     assert_eq!(status["record"]["history"][0]["what"], "installed");
     assert!(refused(run(&folder, &["confirm"], b"")).contains("no run with it has ended well"));
     assert!(refused(run(&folder, &["install", "-"], b"nonsense")).contains("first bytes"));
-    assert!(clean(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(2)))).contains("serial 2"));
     assert!(
-        refused(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(1)))).contains("serial over 2")
+        clean(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(2, &[signer()]))))
+            .contains("serial 2")
+    );
+    assert!(
+        refused(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(1, &[signer()]))))
+            .contains("serial over 2")
     );
     assert!(clean(run(&folder, &["status"], b"")).contains("staged, the next scan tries it"));
     let rolled_back = clean(run(&folder, &["rollback", "--reason", "no good"], b""));
@@ -140,10 +130,7 @@ fn sound() -> Draft {
     let crop = image::RgbImage::from_raw(size_px, size_px, input.clone()).unwrap();
     let mut network = Classifier::new(&Engine::default(), floor.manifest(), floor.model()).unwrap();
     let logits = network.logits(&[&crop]).unwrap()[0].map(f32::to_bits);
-    let mut draft = Draft::new(floor.model(), size_px, &[(input, logits)]);
-    draft.key_list = lasting_list(1);
-    draft.release().expires_unix_s = NEVER_S;
-    draft
+    Draft::new(floor.model(), size_px, &[(input, logits)]).lasting()
 }
 
 /// The starts that the trial in slot A has left, and whether a run with it has ended well.

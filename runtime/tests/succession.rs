@@ -12,20 +12,18 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use candor::bundle::{Bundle, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Bundle, PublicKey};
 use candor::classify::Classifier;
 use candor::engine::Engine;
 use image::RgbImage;
 use serde_json::Value;
 
-use crate::release::{Draft, noise, root, signed_list, signer};
+use crate::release::{Draft, noise, root};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_candor");
 const CLIP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/astronaut.mp4");
 /// Ends a run that nothing else ends.
 const MOST_FRAMES: &str = "9000";
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
 
 /// The built-in model as a signed bundle of another version, its scores' log odds moved by `bias`.
 fn bundle(version: &str, bias: f32) -> Vec<u8> {
@@ -40,17 +38,13 @@ fn bundle(version: &str, bias: f32) -> Vec<u8> {
             (input, logits.map(f32::to_bits))
         })
         .collect();
-    let mut draft = Draft::new(built_in.model(), side, &goldens);
+    let mut draft = Draft::new(built_in.model(), side, &goldens).lasting();
     let release = draft.manifest.release.take();
     let model = draft.manifest.model.clone();
     draft.manifest = built_in.manifest().clone();
     (draft.manifest.release, draft.manifest.model) = (release, model);
     (draft.manifest.id, draft.manifest.version) = ("successor".into(), version.into());
     draft.manifest.score.bias += bias;
-    draft.release().expires_unix_s = NEVER_S;
-    let listed =
-        ListedKey { name: "release".into(), public: PublicKey::of(&signer()), expires_unix_s: NEVER_S };
-    draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
     draft.bytes()
 }
 

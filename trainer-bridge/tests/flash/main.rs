@@ -16,26 +16,19 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use candor::bundle::{Digest, KeyList, ListedKey, PublicKey};
+use candor::bundle::{Digest, PublicKey};
 use candor::slot::{Folder, Name, Slot, Store};
 
 use crate::random::Random;
-use crate::release::{Draft, key, root, roots, signed_list, signer};
+use crate::release::{Draft, key, root, roots};
 use crate::sshd::{Sshd, Wire};
 
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
 /// Cuts of an ordinary test run.
 const N_CUTS: usize = 50;
 
 /// A bundle that doesn't expire, to be moved about.
 fn draft(seed: u64, n_bytes: usize) -> Draft {
-    let mut draft = Draft::of_noise(seed, n_bytes);
-    let public = PublicKey::of(&signer());
-    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S };
-    draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
-    draft.release().expires_unix_s = NEVER_S;
-    draft
+    Draft::of_noise(seed, n_bytes).lasting()
 }
 
 /// A device's files: its configuration, its slots, and candor under a name that a shell must not touch.
