@@ -89,7 +89,8 @@ fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
     File::options().create(true).write(true).truncate(false).open(folder.join(name))
 }
 
-fn try_lock_file(folder: &Path, name: &str) -> io::Result<Option<File>> {
+/// Locks a file of the folder, made where it is missing, until it is closed: nothing where another process has it.
+pub(super) fn try_lock_file(folder: &Path, name: &str) -> io::Result<Option<File>> {
     let file = lock_file(folder, name)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),

@@ -1,11 +1,11 @@
 //! What has come of a bundle: one file beside the slots, which no record names and only one process writes.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::SlotError;
-use super::folder::Folder;
+use super::folder::{Folder, try_lock_file};
 use crate::bundle::{Digest, Hasher};
 
 /// The ending of a part's name.
@@ -32,7 +32,8 @@ impl Part {
         if !folder.is_dir() {
             drop(Folder::lock(folder).map_err(SlotError::io("create", folder))?);
         }
-        let Some(lock) = lock(folder)? else { return Ok(None) };
+        let lock = try_lock_file(folder, LOCK).map_err(SlotError::io("lock", folder))?;
+        let Some(lock) = lock else { return Ok(None) };
         let name = format!("{digest}{ENDING}");
         remove_all_but(folder, Some(&name))?;
         let path = folder.join(name);
@@ -125,21 +126,10 @@ impl Part {
     /// # Errors
     /// [`SlotError::Io`].
     pub(super) fn forget_all(folder: &Path) -> Result<(), SlotError> {
-        match lock(folder)? {
+        match try_lock_file(folder, LOCK).map_err(SlotError::io("lock", folder))? {
             Some(_lock) => remove_all_but(folder, None),
             None => Ok(()),
         }
-    }
-}
-
-fn lock(folder: &Path) -> Result<Option<File>, SlotError> {
-    let path = folder.join(LOCK);
-    let file = File::options().create(true).write(true).truncate(false).open(&path);
-    let file = file.map_err(SlotError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(SlotError::io("lock", &path)(error)),
     }
 }
 
