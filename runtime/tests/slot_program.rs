@@ -9,15 +9,17 @@ mod random;
 #[path = "support/release.rs"]
 mod release;
 
+use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use candor::bundle::{Bundle, Digest, PublicKey};
 use candor::classify::Classifier;
 use candor::engine::Engine;
-use candor::slot::{Folder, Record, Slot, Store};
+use candor::slot::{Folder, Name, Record, Slot, Store};
 use serde_json::Value;
 
 use crate::random::Random;
@@ -112,6 +114,41 @@ fn a_scan_tries_a_bundle_and_gives_it_up() {
     assert_eq!(line["model"]["id"], built_in["id"]);
 }
 
+/// The same as a user for whom the modes of files hold; for root they don't.
+fn bound_by_modes(program: &Command) -> Command {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if is_root { OsStr::new("setpriv") } else { program.get_program() });
+    if is_root {
+        command.args(["--bounding-set=-dac_override", "--inh-caps=-dac_override"]).arg(program.get_program());
+    }
+    command.args(program.get_args());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn what_another_user_has_made_and_left_stops_nobody() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("slots");
+    assert!(run(&folder, &["install", "-"], &draft(1).bytes()).status.success());
+    let bytes = draft(2).bytes();
+    let digest = Digest::of(&bytes);
+    for name in ["lock", "incoming", "receiving", &format!("{digest}.part")] {
+        let path = folder.join(name);
+        std::fs::write(&path, b"").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+    }
+    let output = bound_by_modes(&program(&folder, &["rollback"])).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let mut child = bound_by_modes(&program(&folder, &["receive"])).spawn().unwrap();
+    let mut input = format!("bundle {digest} {}\nfrom 0\n", bytes.len()).into_bytes();
+    input.extend(bytes);
+    child.stdin.take().unwrap().write_all(&input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(matches!(read(&folder).slots.slot(Name::A), Slot::Staged(held) if held.digest == digest));
+}
+
 fn scan(folder: &Path, input: &Path, options: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_candor"))
         .args(["scan", "--json", "--root-key", &PublicKey::of(&root()).to_string(), "--slots"])
@@ -135,7 +172,7 @@ fn sound() -> Draft {
 
 /// The starts that the trial in slot A has left, and whether a run with it has ended well.
 fn trial(folder: &Path) -> Option<(u8, bool)> {
-    match read(folder).slots.slot(candor::slot::Name::A) {
+    match read(folder).slots.slot(Name::A) {
         Slot::Trial { left, has_run, .. } => Some((*left, *has_run)),
         _ => None,
     }
@@ -276,6 +313,6 @@ fn killed_at_any_instant_the_old_or_the_new_comes_up() {
         n_kills < 100 || (n_old > 0 && n_new > 0),
         "the kills come too early or too late: {n_old}, {n_new}"
     );
-    let held: Vec<Slot> = candor::slot::Name::ALL.map(|name| read(&folder).slots.slot(name).clone()).to_vec();
+    let held: Vec<Slot> = Name::ALL.map(|name| read(&folder).slots.slot(name).clone()).to_vec();
     println!("{n_killed} kills in {n_runs} runs, seed {seed}: {n_old} old, {n_new} new; in the end {held:?}");
 }

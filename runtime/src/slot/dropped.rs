@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::SlotError;
-use super::folder::Folder;
+use super::folder::{Folder, open_unfinished};
 use super::receive::{Place, forget_part};
 use super::state::{Held, Name, Slot};
 use super::store::Store;
@@ -310,7 +310,7 @@ impl Journal {
     fn write(&self, folder: &Path) -> Result<(), SlotError> {
         let path = folder.join(NEW_JOURNAL);
         let write = || -> io::Result<()> {
-            let mut file = File::create(&path)?;
+            let mut file = open_unfinished(&path, File::create)?;
             file.write_all(&serde_json::to_vec_pretty(&self.0)?)?;
             file.sync_all()?;
             fs::rename(&path, folder.join(JOURNAL))?;

@@ -85,8 +85,29 @@ impl Store<Folder> {
     }
 }
 
+/// Opens a file to lock it, which whoever may read it may do: another user may have made it.
 fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
-    File::options().create(true).write(true).truncate(false).open(folder.join(name))
+    let path = folder.join(name);
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            File::options().create(true).append(true).open(path)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a file that is written here and counts only once it is whole. One that another user has left unfinished, and
+/// who alone may write it, is begun anew.
+pub(super) fn open_unfinished<'a>(
+    path: &'a Path,
+    open: impl Fn(&'a Path) -> io::Result<File>,
+) -> io::Result<File> {
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => {
+            open(path)
+        }
+        opened => opened,
+    }
 }
 
 /// Locks a file of the folder, made where it is missing, until it is closed: nothing where another process has it.
@@ -107,7 +128,7 @@ impl Files for Folder {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        File::create(self.path.join(name))
+        open_unfinished(&self.path.join(name), File::create)
     }
 
     fn sync(&self, file: File) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::SlotError;
-use super::folder::{Folder, try_lock_file};
+use super::folder::{Folder, open_unfinished, try_lock_file};
 use crate::bundle::{Digest, Hasher};
 
 /// The ending of a part's name.
@@ -37,8 +37,8 @@ impl Part {
         let name = format!("{digest}{ENDING}");
         remove_all_but(folder, Some(&name))?;
         let path = folder.join(name);
-        let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = options.map_err(SlotError::io("open", &path))?;
+        let open = |path| File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = open_unfinished(&path, open).map_err(SlotError::io("open", &path))?;
         let mut part = Part { path, file, n_bytes: 0, hash: Hasher::default(), _lock: lock };
         if part.file.metadata().map_err(SlotError::io("look at", &part.path))?.len() > size_bytes {
             part.empty()?;
