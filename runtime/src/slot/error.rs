@@ -77,6 +77,11 @@ impl SlotError {
         matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))
     }
 
+    /// Whether the same step may go well later, without another bundle.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.is_of_disk() && !self.is_loss()
+    }
+
     /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the
     /// disk, of the roots, or of a program that reads another manifest.
     pub(super) fn is_loss(&self) -> bool {
