@@ -69,7 +69,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let log = log.transpose()?;
     let load = |bundle: &Bundle| Watcher::new(&engine, config.detect, &config.watch, bundle);
     let named = args.networks.bundle.as_deref();
-    let (watcher, bundle, running) = chosen::load_beside(named, &config.slots, &engine, load)?;
+    let (watcher, bundle, running) = chosen::load_beside(named, &config.slots, load)?;
     let _looking = Looking::start(&config.slots);
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));

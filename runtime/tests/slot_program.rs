@@ -159,6 +159,25 @@ fn scan(folder: &Path, input: &Path, options: &[&str]) -> Output {
         .unwrap()
 }
 
+#[test]
+fn where_nothing_was_ever_installed_the_built_in_model_runs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, picture) = (scratch.path().join("slots"), scratch.path().join("picture.png"));
+    image::RgbImage::new(64, 64).save(&picture).unwrap();
+    let maps = scratch.path().join("maps");
+    for step in [vec!["scan"], vec!["explain", "--crop", "--out", maps.to_str().unwrap()]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+            .args(&step)
+            .args(["--root-key", &PublicKey::of(&root()).to_string(), "--slots"])
+            .args([&folder, &picture])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("slots"), "{output:?}");
+        assert!(!folder.exists());
+    }
+}
+
 /// A sound bundle of the built-in network; its goldens' outputs are the network's.
 fn sound() -> Draft {
     let floor = Bundle::embedded().unwrap();
