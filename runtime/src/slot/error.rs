@@ -77,6 +77,25 @@ impl SlotError {
         matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))
     }
 
+    /// Whether a bundle's bytes are at fault: no other clock, key, setting or program of the device makes them good.
+    pub(super) fn is_of_bytes(&self) -> bool {
+        match self {
+            // What a device has confirmed stays the least.
+            SlotError::Inadmissible { why: Inadmissible::Epoch { .. }, .. } => true,
+            SlotError::Bundle(error) => match error {
+                BundleError::Read { .. } | BundleError::Blob { .. } => true,
+                BundleError::Trust(error) => matches!(error, TrustError::Signature { .. }),
+                // A newer program may read another format, and fields that this one doesn't know.
+                BundleError::Format { what, .. } => *what != "format",
+                BundleError::Syntax(_)
+                | BundleError::Field { .. }
+                | BundleError::Io { .. }
+                | BundleError::Copy(_) => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether the same step may go well later, without another bundle.
     pub(crate) fn may_pass(&self) -> bool {
         self.is_of_disk() && !self.is_loss()
