@@ -70,7 +70,6 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let load = |bundle: &Bundle| Watcher::new(&engine, config.detect, &config.watch, bundle);
     let named = args.networks.bundle.as_deref();
     let (watcher, bundle, running) = chosen::load_beside(named, &config.slots, load)?;
-    let _looking = Looking::start(&config.slots);
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload)) {
@@ -100,6 +99,8 @@ fn watch(args: &Watch) -> Result<u8, String> {
         }
         _ => None,
     };
+    // Last: a configuration that is refused must not have installed anything.
+    let _looking = Looking::start(&config.slots);
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;
