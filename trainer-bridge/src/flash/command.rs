@@ -19,7 +19,8 @@ Exit codes:
   1  the bundle can't be read, or is none
   2  the command line is wrong
   3  no connection: host, key or network; or it broke and nothing arrived for --patience
-  4  the device can't take a bundle: no candor there, a wrong configuration, no room, another protocol
+  4  the device can't take a bundle: no candor there, a wrong configuration, no room, another protocol, or it was busy with
+     another transfer for --patience
   5  the device refuses the bundle; its slots are as they were
   6  --wait: the device gave the bundle up
   7  --wait: not confirmed in time; the bundle stays where it is";

@@ -275,6 +275,23 @@ fn two_at_once_come_one_after_the_other() {
 }
 
 #[test]
+fn a_device_that_stays_busy_is_not_out_of_reach() {
+    let Some(sshd) = Sshd::start() else { return };
+    let Some(device) = Device::new(1 << 20) else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let bundle = write(scratch.path(), &draft(1, 1000).bytes());
+    drop(device.store());
+    let other = fs::File::create(device.slots().join("receiving")).unwrap();
+    other.lock().unwrap();
+    let config = sshd.client_config(sshd.port(), "user");
+    let (code, said) = run(device.flash(&config, &bundle, &["--patience", "1"]));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("another transfer is under way"), "{said}");
+    drop(other);
+    assert_eq!(run(device.flash(&config, &bundle, &[])).0, Some(0));
+}
+
+#[test]
 fn a_key_for_nothing_else_will_do_whatever_its_shell_says_first() {
     let Some(sshd) = Sshd::start() else { return };
     let Some(device) = Device::new(1 << 20) else { return };
