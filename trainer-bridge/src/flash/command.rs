@@ -49,9 +49,9 @@ pub struct Args {
     /// candor's configuration on the device, with [slots].
     #[arg(long, value_name = "PATH", default_value = "/etc/candor.toml")]
     config: String,
-    /// Run candor there through `sudo -n`.
-    #[arg(long)]
-    sudo: bool,
+    /// Run candor there through `sudo -n`, as this user; the Debian package's service runs as candor [without USER: root].
+    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = "root")]
+    sudo: Option<String>,
     /// The port of ssh.
     #[arg(long, short, value_name = "PORT")]
     port: Option<u16>,
@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         options: args.ssh_option.clone(),
         candor: args.candor.clone(),
         config: args.config.clone(),
-        sudo: args.sudo,
+        sudo: args.sudo.clone(),
     };
     target.check()?;
     let parcel = Parcel::open(&args.bundle)?;
