@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH", default_value = "candor")]
     candor: String,
     /// candor's configuration on the device, with [slots].
-    #[arg(long, value_name = "PATH", default_value = "/etc/candor.toml")]
+    #[arg(long, value_name = "PATH", default_value = "/etc/candor/candor.toml")]
     config: String,
     /// Run candor there through `sudo -n`, as this user; the Debian package's service runs as candor [without USER: root].
     #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = "root")]

@@ -121,7 +121,7 @@ mod tests {
             ssh_config: None,
             options: Vec::new(),
             candor: candor.into(),
-            config: "/etc/candor.toml".into(),
+            config: "/etc/candor/candor.toml".into(),
             sudo: None,
         }
     }
@@ -146,8 +146,8 @@ mod tests {
             assert!(target("host", path).check().is_err(), "{path:?}");
         }
         for (user, command) in [
-            ("candor", "sudo -n -u candor -- candor slot receive --config /etc/candor.toml"),
-            ("a;b", "sudo -n -u 'a;b' -- candor slot receive --config /etc/candor.toml"),
+            ("candor", "sudo -n -u candor -- candor slot receive --config /etc/candor/candor.toml"),
+            ("a;b", "sudo -n -u 'a;b' -- candor slot receive --config /etc/candor/candor.toml"),
         ] {
             let target = Target { sudo: Some(user.into()), ..target("host", "candor") };
             target.check().unwrap();
