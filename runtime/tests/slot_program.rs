@@ -23,7 +23,7 @@ use candor::slot::{Folder, Name, Record, Slot, Store};
 use serde_json::Value;
 
 use crate::random::Random;
-use crate::release::{Draft, key_list_file, lasting_list, noise, root, roots, signer};
+use crate::release::{Draft, key, key_list_file, lasting_list, noise, root, roots, signer};
 
 /// Kills of an ordinary test run.
 const N_KILLS: u64 = 24;
@@ -114,6 +114,31 @@ fn a_scan_tries_a_bundle_and_gives_it_up() {
     assert_eq!(line["model"]["id"], built_in["id"]);
 }
 
+/// What a sender says.
+fn conversation(bytes: &[u8]) -> Vec<u8> {
+    let head = format!("bundle {} {}\nfrom 0\n", Digest::of(bytes), bytes.len());
+    [head.as_bytes(), bytes].concat()
+}
+
+#[test]
+fn receiving_says_how_it_ended() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("slots");
+    let mut stranger = Draft::of_noise(1, 1000).lasting();
+    stranger.signers = vec![key(9)];
+    for (input, code, last) in [
+        (conversation(&stranger.bytes()), 5, "refused bundle: manifest"),
+        (conversation(&Draft::of_noise(1, 1000).bytes())[..200].to_vec(), 3, "have 0"),
+        (b"status\n".to_vec(), 0, "status {"),
+        (b"hello\n".to_vec(), 5, "refused protocol"),
+    ] {
+        let output = run(&folder, &["receive"], &input);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.lines().last().unwrap().starts_with(last), "{said}");
+    }
+}
+
 /// The same as a user for whom the modes of files hold; for root they don't.
 fn bound_by_modes(program: &Command) -> Command {
     let is_root = rustix::process::geteuid().is_root();
@@ -141,9 +166,7 @@ fn what_another_user_has_made_and_left_stops_nobody() {
     let output = bound_by_modes(&program(&folder, &["rollback"])).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let mut child = bound_by_modes(&program(&folder, &["receive"])).spawn().unwrap();
-    let mut input = format!("bundle {digest} {}\nfrom 0\n", bytes.len()).into_bytes();
-    input.extend(bytes);
-    child.stdin.take().unwrap().write_all(&input).unwrap();
+    child.stdin.take().unwrap().write_all(&conversation(&bytes)).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(matches!(read(&folder).slots.slot(Name::A), Slot::Staged(held) if held.digest == digest));
