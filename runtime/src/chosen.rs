@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use candor::bundle::{self, Digest, Manifest, Roots};
 use candor::engine::{Engine, EngineError};
-use candor::slot::{self, Folder, Settings, SlotError, Store, TrialLock};
+use candor::slot::{self, Folder, Settings, SlotError, Store, TrialLock, now_unix_s};
 
-use crate::models::{Failure, admitted, failed, locked, now_unix_s, readable, usage};
+use crate::models::{Failure, admitted, usage};
 
 /// The bundle that a run uses.
 pub(crate) struct Chosen {
@@ -43,7 +43,7 @@ impl Trial {
     /// Writes down what the run came to.
     pub(crate) fn end(self, outcome: &Outcome) {
         let now = now_unix_s();
-        let written = locked(&self.folder).and_then(|mut store| match outcome {
+        let written = Store::locked(&self.folder).and_then(|mut store| match outcome {
             Outcome::RanWell => store.ran_well(self.digest, now),
             Outcome::NothingToScore => store.was_not_tried(self.digest, now),
             Outcome::Failed(reason) => {
@@ -57,46 +57,57 @@ impl Trial {
     }
 }
 
-/// The bundle that a run uses: the one that is named, else the slots', else the built-in one.
+impl Chosen {
+    /// One that is of no slot.
+    fn alone(bundle: bundle::Bundle) -> Self {
+        Chosen { bundle, digest: None, trial: None, notes: Vec::new() }
+    }
+
+    fn of_slots(started: slot::Started, trial: Option<Trial>) -> Self {
+        Chosen { bundle: started.bundle, digest: started.digest, trial, notes: started.notes }
+    }
+}
+
+fn built_in() -> Result<Chosen, String> {
+    bundle::Bundle::embedded().map(Chosen::alone).map_err(|error| error.to_string())
+}
+
+/// The bundle that is named, else the slots', which `of_slots` gets, else the built-in one.
 ///
 /// # Errors
 /// What is wrong with the bundle that was named, or with the settings.
-fn bundle_to_run(named: Option<&Path>, settings: &Settings, engine: &Engine) -> Result<Chosen, String> {
-    let alone = |bundle| Chosen { bundle, digest: None, trial: None, notes: Vec::new() };
+fn choose(
+    named: Option<&Path>,
+    settings: &Settings,
+    of_slots: impl FnOnce(&Path, &Roots) -> Result<Chosen, SlotError>,
+) -> Result<Chosen, String> {
     match (named, settings.trusted_folder()) {
         (Some(folder), _) if folder.is_dir() => {
-            bundle::Bundle::open(folder).map(alone).map_err(|error| error.to_string())
+            bundle::Bundle::open(folder).map(Chosen::alone).map_err(|error| error.to_string())
         }
-        (Some(file), _) => signed(file, settings).map(alone).map_err(|Failure(_, message)| message),
-        (None, None) => bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string()),
-        (None, Some(folder)) => {
+        (Some(file), _) => signed(file, settings).map(Chosen::alone).map_err(|Failure(_, message)| message),
+        // Nothing was ever installed where there is no folder.
+        (None, Some(folder)) if !matches!(folder.try_exists(), Ok(false)) => {
             let roots = settings.roots().map_err(|error| error.to_string())?;
-            from_slots(folder, &roots, settings, engine).or_else(|error| {
-                let mut chosen = bundle::Bundle::embedded().map(alone).map_err(|error| error.to_string())?;
+            of_slots(folder, &roots).or_else(|error| {
+                let mut chosen = built_in()?;
                 chosen.notes.push(format!("{error}; the built-in bundle runs"));
                 Ok(chosen)
             })
         }
+        (None, _) => built_in(),
     }
 }
 
-/// As [`bundle_to_run`] without a trial: what is confirmed, so that nothing is written down.
+/// The bundle to look at or to begin with: of the slots the confirmed one, so that nothing is written down.
 ///
 /// # Errors
-/// As [`bundle_to_run`].
-pub(crate) fn bundle_to_look_at(
-    named: Option<&Path>,
-    settings: &Settings,
-    engine: &Engine,
-) -> Result<Chosen, String> {
-    let (None, Some(folder)) = (named, settings.trusted_folder()) else {
-        return bundle_to_run(named, settings, engine);
-    };
-    let roots = settings.roots().map_err(|error| error.to_string())?;
-    let store = readable(folder).map_err(|error| error.to_string())?;
-    let started = slot::start_without_trial(&store, &roots, Some("looking into a model is no trial"))
-        .map_err(|error| error.to_string())?;
-    Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
+/// What is wrong with the bundle that was named, or with the settings.
+pub(crate) fn bundle_to_look_at(named: Option<&Path>, settings: &Settings) -> Result<Chosen, String> {
+    choose(named, settings, |folder, roots| {
+        let started = slot::start_without_trial(&Store::readable(folder)?, roots, None)?;
+        Ok(Chosen::of_slots(started, None))
+    })
 }
 
 /// As [`load`] without a trial, which is made beside the model that is chosen; its file where it is a slot's.
@@ -106,33 +117,10 @@ pub(crate) fn bundle_to_look_at(
 pub(crate) fn load_beside<T>(
     named: Option<&Path>,
     settings: &Settings,
-    engine: &Engine,
     make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
 ) -> Result<(T, bundle::Bundle, Option<Digest>), String> {
-    let chosen = match (named, settings.trusted_folder()) {
-        (None, Some(folder)) if folder.is_dir() => {
-            let roots = settings.roots().map_err(|error| error.to_string())?;
-            let started = readable(folder).map_err(|error| error.to_string()).and_then(|store| {
-                slot::start_without_trial(&store, &roots, None).map_err(|error| error.to_string())
-            });
-            match started {
-                Ok(slot::Started { bundle, digest, notes, .. }) => {
-                    Chosen { bundle, digest, trial: None, notes }
-                }
-                Err(error) => {
-                    let bundle = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
-                    let notes = vec![format!("{error}; the built-in bundle runs")];
-                    Chosen { bundle, digest: None, trial: None, notes }
-                }
-            }
-        }
-        _ => bundle_to_run(named, settings, engine)?,
-    };
-    let digest = chosen.digest;
-    let id = chosen.bundle.manifest().id.clone();
-    let (made, bundle, _) = made(chosen, named.is_some(), make)?;
-    let digest = digest.filter(|_| bundle.manifest().id == id);
-    Ok((made, bundle, digest))
+    let (made, chosen) = made(bundle_to_look_at(named, settings)?, named.is_some(), make)?;
+    Ok((made, chosen.bundle, chosen.digest))
 }
 
 /// What a run loads of the bundle that it uses, and the trial where that is in one. A model of the slots that can't be
@@ -146,28 +134,30 @@ pub(crate) fn load<T>(
     engine: &Engine,
     make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
 ) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
-    made(bundle_to_run(named, settings, engine)?, named.is_some(), make)
+    let chosen = choose(named, settings, |folder, roots| from_slots(folder, roots, settings, engine))?;
+    let (made, chosen) = made(chosen, named.is_some(), make)?;
+    Ok((made, chosen.bundle, chosen.trial))
 }
 
+/// What is made of a bundle, and which one that is.
 fn made<T>(
     chosen: Chosen,
     is_named: bool,
     make: impl Fn(&bundle::Bundle) -> Result<T, EngineError>,
-) -> Result<(T, bundle::Bundle, Option<Trial>), String> {
-    let Chosen { bundle, trial, notes, .. } = chosen;
-    for note in notes {
+) -> Result<(T, Chosen), String> {
+    for note in &chosen.notes {
         eprintln!("candor: {note}");
     }
-    match make(&bundle) {
-        Ok(made) => Ok((made, bundle, trial)),
-        Err(error) if !is_named && is_of(&error, bundle.manifest()) => {
-            let built_in = bundle::Bundle::embedded().map_err(|error| error.to_string())?;
-            let made = make(&built_in).map_err(|error| error.to_string())?;
+    match make(&chosen.bundle) {
+        Ok(made) => Ok((made, chosen)),
+        Err(error) if !is_named && is_of(&error, chosen.bundle.manifest()) => {
+            let built_in = built_in()?;
+            let made = make(&built_in.bundle).map_err(|error| error.to_string())?;
             eprintln!("candor: {error}; the built-in model runs");
-            if let Some(trial) = trial {
+            if let Some(trial) = chosen.trial {
                 trial.end(&Outcome::Failed(error.to_string()));
             }
-            Ok((made, built_in, None))
+            Ok((made, built_in))
         }
         Err(error) => Err(error.to_string()),
     }
@@ -189,19 +179,14 @@ fn from_slots(path: &Path, roots: &Roots, settings: &Settings, engine: &Engine) 
             let started = slot::start(&mut Store::open(folder)?, engine, roots, settings, now_unix_s())?;
             let trial = |digest| Trial { digest, folder: path.to_owned(), _lock: lock };
             let trial = started.trial.map(trial);
-            return Ok(Chosen {
-                bundle: started.bundle,
-                digest: started.digest,
-                trial,
-                notes: started.notes,
-            });
+            return Ok(Chosen::of_slots(started, trial));
         }
         Ok(Err(why)) => why.to_owned(),
         // A folder that can't be written can be read all the same.
-        Err(error) => failed("lock", path)(error).to_string(),
+        Err(error) => SlotError::io("lock", path)(error).to_string(),
     };
-    let started = slot::start_without_trial(&readable(path)?, roots, Some(&why))?;
-    Ok(Chosen { bundle: started.bundle, digest: started.digest, trial: None, notes: started.notes })
+    let started = slot::start_without_trial(&Store::readable(path)?, roots, Some(&why))?;
+    Ok(Chosen::of_slots(started, None))
 }
 
 /// The folder and the right to make a trial in it, or who has one of them.

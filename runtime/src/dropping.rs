@@ -7,9 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use candor::bundle::Roots;
-use candor::slot::{Found, Looker, Outcome, Place, Settings, SlotError};
-
-use crate::models::now_unix_s;
+use candor::slot::{Found, Looker, Outcome, Place, Settings, SlotError, now_unix_s};
 
 /// Looks once and prints what became of each file; whether any is refused now.
 ///

@@ -60,7 +60,7 @@ impl<'a> Looker<'a> {
     fn new(args: &'a Explain) -> Result<Self, String> {
         let config = args.settings().map_err(|error| error.to_string())?;
         let engine = Engine::new(&config.engine).map_err(|error| error.to_string())?;
-        let chosen = chosen::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
+        let chosen = chosen::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots)?;
         for note in chosen.notes {
             eprintln!("candor: {note}");
         }

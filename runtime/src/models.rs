@@ -4,13 +4,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use candor::bundle::{BundleError, Roots, UnverifiedBundle, VerifiedBundle};
-use candor::slot::{self, Boot, Folder, Held, Known, Name, Outcome, Settings, SlotError, Store};
+use candor::slot::{self, Boot, Folder, Held, Known, Name, Outcome, Settings, SlotError, Store, now_unix_s};
 
 use crate::cli::Device;
 use crate::scan::exit;
@@ -136,11 +135,6 @@ fn open(path: &Path) -> Result<Box<dyn Read>, Failure> {
     Ok(Box::new(file))
 }
 
-/// Seconds since 1970 by the system's clock; 0 for one that is before that.
-pub(crate) fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 fn shown(unix_s: u64) -> String {
     let second = i64::try_from(unix_s).unwrap_or(i64::MAX);
     jiff::Timestamp::from_second(second).map_or_else(|_| format!("{unix_s} s"), |time| time.to_string())
@@ -190,7 +184,7 @@ pub(crate) fn admitted(
     roots: &Roots,
 ) -> Result<VerifiedBundle<Box<dyn Read>>, Failure> {
     let known = match &settings.folder {
-        Some(folder) if folder.is_dir() => readable(folder)?.known(roots)?,
+        Some(folder) if folder.is_dir() => Store::readable(folder)?.known(roots)?,
         _ => Known::default(),
     };
     Ok(known.verify(open(file)?, roots, settings, now_unix_s())?)
@@ -199,19 +193,6 @@ pub(crate) fn admitted(
 /// Runs `candor slot`.
 pub(crate) fn run_slot(args: &Slot) -> ExitCode {
     ended(slot_step(args))
-}
-
-pub(crate) fn failed(operation: &'static str, folder: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = folder.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
-}
-
-pub(crate) fn locked(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::lock(folder).map_err(failed("lock", folder))?)
-}
-
-pub(crate) fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::to_read(folder).map_err(failed("open", folder))?)
 }
 
 fn slot_step(args: &Slot) -> Result<(), Failure> {
@@ -238,8 +219,8 @@ fn slot_step(args: &Slot) -> Result<(), Failure> {
     }
     // Where nothing is written, nothing has to be writable, and no scan is waited for.
     let mut store = match args.step {
-        Step::Status { .. } if folder.is_dir() => readable(folder)?,
-        _ => locked(folder)?,
+        Step::Status { .. } if folder.is_dir() => Store::readable(folder)?,
+        _ => Store::locked(folder)?,
     };
     let (now, name) = (now_unix_s(), |held: &Held| format!("{} {}", held.id, held.version));
     match &args.step {

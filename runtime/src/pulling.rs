@@ -5,9 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 
 use candor::bundle::Roots;
-use candor::slot::{Outcome, Place, Puller, Settings};
-
-use crate::models::now_unix_s;
+use candor::slot::{Outcome, Place, Puller, Settings, now_unix_s};
 
 /// Asks every source once and prints what came of it; the worst.
 ///
@@ -29,15 +27,23 @@ pub(crate) struct Pulling(
     #[expect(dead_code, reason = "the threads end when they are gone")] Vec<Sender<()>>,
 );
 
+/// Who asks, for a device that takes models.
+///
+/// # Errors
+/// What is wrong with the configuration's files.
+pub(crate) fn prepare(settings: &Settings) -> Result<Vec<Puller>, String> {
+    match settings.trusted_folder() {
+        Some(_) => Puller::of(settings).map_err(|error| error.to_string()),
+        None => Ok(Vec::new()),
+    }
+}
+
 impl Pulling {
     /// Begins to ask. What is under way when the program ends leaves the slots whole, as a power cut does.
-    ///
-    /// # Errors
-    /// What is wrong with the configuration's files.
-    pub(crate) fn start(settings: &Settings) -> Result<Self, String> {
-        let Some(folder) = settings.trusted_folder() else { return Ok(Pulling(Vec::new())) };
-        let pullers = Puller::of(settings).map_err(|error| error.to_string())?;
-        let roots = settings.roots().map_err(|error| error.to_string())?;
+    pub(crate) fn start(pullers: Vec<Puller>, settings: &Settings) -> Self {
+        let (Some(folder), Ok(roots)) = (settings.trusted_folder(), settings.roots()) else {
+            return Pulling(Vec::new());
+        };
         let start = |mut puller: Puller| {
             let (sender, stopped) = channel();
             let (folder, roots, settings) = (folder.to_owned(), roots.clone(), settings.clone());
@@ -59,6 +65,6 @@ impl Pulling {
             });
             sender
         };
-        Ok(Pulling(pullers.into_iter().map(start).collect()))
+        Pulling(pullers.into_iter().map(start).collect())
     }
 }

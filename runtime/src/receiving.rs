@@ -5,10 +5,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use candor::bundle::Roots;
-use candor::slot::{self, Ending, Place, Settings};
+use candor::slot::{self, Ending, Place, Settings, now_unix_s};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::models::now_unix_s;
 use crate::scan::exit;
 
 /// How long a sender may say nothing.

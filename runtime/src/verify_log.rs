@@ -74,7 +74,10 @@ pub(crate) fn run(args: &VerifyLog) -> ExitCode {
 fn checked(args: &VerifyLog) -> Result<Checked, String> {
     let config = args.networks.settings().map_err(|error| error.to_string())?;
     let engine = Engine::new(&config.engine).map_err(|error| error.to_string())?;
-    let here = chosen::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots, &engine)?;
+    let here = chosen::bundle_to_look_at(args.networks.bundle.as_deref(), &config.slots)?;
+    for note in &here.notes {
+        eprintln!("candor: {note}");
+    }
     let mut bundles = vec![here.bundle, Bundle::embedded().map_err(|error| error.to_string())?];
     bundles.dedup_by_key(|bundle| bundle.manifest().clone());
     let mut classifiers: Vec<(Model, Classifier)> = Vec::new();

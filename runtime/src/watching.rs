@@ -31,7 +31,7 @@ use candor::watch::{self, Watcher};
 use crate::chosen;
 use crate::cli::Watch;
 use crate::dropping::Looking;
-use crate::pulling::Pulling;
+use crate::pulling::{self, Pulling};
 use crate::scan::{self, exit};
 
 /// How long an outlet may take for what is left when all is over.
@@ -70,9 +70,8 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let log = log.transpose()?;
     let load = |bundle: &Bundle| Watcher::new(&engine, config.detect, &config.watch, bundle);
     let named = args.networks.bundle.as_deref();
-    let (watcher, bundle, running) = chosen::load_beside(named, &config.slots, &engine, load)?;
-    let _looking = Looking::start(&config.slots);
-    let _pulling = Pulling::start(&config.slots)?;
+    let (watcher, bundle, running) = chosen::load_beside(named, &config.slots, load)?;
+    let pullers = pulling::prepare(&config.slots)?;
     let stop = scan::stop_flag();
     let reload = Arc::new(AtomicBool::new(false));
     if let Err(error) = signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&reload)) {
@@ -102,6 +101,9 @@ fn watch(args: &Watch) -> Result<u8, String> {
         }
         _ => None,
     };
+    // Last: a configuration that is refused must not have installed anything.
+    let _looking = Looking::start(&config.slots);
+    let _pulling = Pulling::start(pullers, &config.slots);
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;

@@ -13,13 +13,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use candor::bundle::{Digest, KeyList, ListedKey, PublicKey, Signs};
+use candor::bundle::{Digest, PublicKey};
 use candor::slot::{Folder, Found, Looker, Name, Place, Settings, Slot, Store};
 
-use crate::release::{Draft, NOW_S, key, root, roots, signed_list, signer};
+use crate::release::{Draft, NOW_S, key, root, roots};
 
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
+/// Ends a run that nothing else ends.
+const MOST_FRAMES: &str = "9000";
 
 struct Device {
     scratch: tempfile::TempDir,
@@ -46,9 +46,19 @@ impl Device {
 
     /// What a look says of each file, by its name.
     fn look(&self, looker: &mut Looker) -> Vec<(String, String)> {
-        let limits = Settings { max_bundle_bytes: 20_000, ..Settings::default() };
+        self.look_at(looker, || NOW_S, 20_000)
+    }
+
+    /// The same by another clock and another limit.
+    fn look_at(
+        &self,
+        looker: &mut Looker,
+        now_unix_s: fn() -> u64,
+        max_bundle_bytes: u64,
+    ) -> Vec<(String, String)> {
+        let limits = Settings { max_bundle_bytes, ..Settings::default() };
         let (folder, roots) = (self.slots(), roots());
-        let place = Place { folder: &folder, roots: &roots, limits: &limits, now_unix_s: || NOW_S };
+        let place = Place { folder: &folder, roots: &roots, limits: &limits, now_unix_s };
         let found = looker.look(&place, &[self.drop(), self.scratch.path().join("no stick")]).unwrap();
         let name = |found: &Found| found.file.file_name().unwrap().to_str().unwrap().to_owned();
         found.iter().map(|found| (name(found), found.outcome.text())).collect()
@@ -171,25 +181,60 @@ fn no_name_makes_a_device_open_or_write_anything_else() {
 }
 
 #[test]
-fn many_files_cost_no_more_than_a_few() {
+fn what_the_device_refused_for_its_own_sake_is_tried_again() {
+    for mut looker in [Looker::once(), Looker::patient()] {
+        let device = Device::new();
+        device.put("a.bundle", &Draft::of_noise(1, 1000).bytes());
+        device.look(&mut Looker::once());
+        device.store().roll_back("test", NOW_S).unwrap();
+        device.put("b.bundle", &Draft::of_noise(2, 1000).bytes());
+        // A patient one lets it rest first.
+        device.look_at(&mut looker, || NOW_S + 7200, 20_000);
+        let refused = device.look_at(&mut looker, || NOW_S + 7200, 20_000);
+        assert!(refused[1].1.contains("expiry: the bundle expired"), "{refused:?}");
+        // For the same reason: told once, or a stick would be written at each look.
+        assert_eq!(device.look_at(&mut looker, || NOW_S + 9000, 20_000), refused);
+        assert_eq!(device.result("b.bundle"), format!("{}\n", refused[1].1));
+        let refused = device.look_at(&mut looker, || NOW_S, 500);
+        assert!(refused[1].1.contains("size: expected at most 500 bytes"), "{refused:?}");
+        device.expect(&mut looker, &[("a.bundle", "installed: test"), ("b.bundle", "installed: test")]);
+        let slots = device.store().record().slots.clone();
+        assert!(matches!(slots.slot(Name::A), Slot::Staged(_)), "{slots:?}");
+    }
+}
+
+#[test]
+fn many_files_cost_no_more_than_a_few_at_a_time_and_keep_none_out() {
     let device = Device::new();
+    let is_installed = || matches!(device.store().record().slots.slot(Name::A), Slot::Staged(_));
     for idx in 0..40 {
         device.put(&format!("{idx:02}.bundle"), format!("nonsense {idx}").as_bytes());
     }
+    device.put("good.bundle", &Draft::of_noise(1, 1000).bytes());
     let found = device.look(&mut Looker::once());
     assert_eq!((found.len(), found[15].0.as_str()), (16, "15.bundle"));
     // A damaged journal costs another try, and nothing else.
     fs::write(device.slots().join("drops"), b"[{]").unwrap();
     assert_eq!(device.look(&mut Looker::once()), found);
+    device.look(&mut Looker::once());
+    assert!(!is_installed());
+    device.look(&mut Looker::once());
+    assert!(is_installed());
 }
 
-fn lasting(seed: u64) -> Vec<u8> {
-    let mut draft = Draft::of_noise(seed, 1000);
-    let public = PublicKey::of(&signer());
-    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S, signs: Signs::Bundles };
-    draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
-    draft.release().expires_unix_s = NEVER_S;
-    draft.bytes()
+#[test]
+fn more_files_than_are_remembered_keep_none_out() {
+    let (device, mut looker) = (Device::new(), Looker::patient());
+    for idx in 0..300 {
+        device.put(&format!("{idx:03}.bundle"), format!("nonsense {idx}").as_bytes());
+    }
+    device.put("good.bundle", &Draft::of_noise(1, 1000).bytes());
+    assert_eq!(device.look(&mut looker).len(), 301, "they rest");
+    for _ in 0..19 {
+        device.look(&mut looker);
+    }
+    let slots = device.store().record().slots.clone();
+    assert!(matches!(slots.slot(Name::A), Slot::Staged(_)), "{slots:?}");
 }
 
 fn configured(device: &Device) -> PathBuf {
@@ -213,7 +258,7 @@ fn by_hand_the_exit_code_says_whether_anything_was_refused() {
     };
     let (code, said) = check();
     assert!(code == Some(0) && said.starts_with("no bundle in "), "{said}");
-    device.put("a.bundle", &lasting(1));
+    device.put("a.bundle", &Draft::of_noise(1, 1000).lasting().bytes());
     let (code, said) = check();
     assert!(code == Some(0) && said.contains("a.bundle: installed: test 0.1.0"), "{said}");
     device.put("b.bundle", b"nonsense");
@@ -226,12 +271,12 @@ fn by_hand_the_exit_code_says_whether_anything_was_refused() {
 #[test]
 fn a_running_watch_takes_what_is_dropped() {
     let device = Device::new();
-    device.put("a.bundle", &lasting(1));
+    device.put("a.bundle", &Draft::of_noise(1, 1000).lasting().bytes());
     let clip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/astronaut.mp4");
     let mut child = Command::new(env!("CARGO_BIN_EXE_candor"))
         .args(["watch", "--play"])
         .arg(clip)
-        .args(["--repeat", "1000", "--config"])
+        .args(["--repeat", "1000", "--frames", MOST_FRAMES, "--config"])
         .arg(configured(&device))
         .stdin(Stdio::null())
         .stdout(Stdio::null())

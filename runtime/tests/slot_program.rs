@@ -9,41 +9,28 @@ mod random;
 #[path = "support/release.rs"]
 mod release;
 
+use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use candor::bundle::{Bundle, Digest, KeyList, ListedKey, PublicKey, Signs};
+use candor::bundle::{Bundle, Digest, PublicKey};
 use candor::classify::Classifier;
 use candor::engine::Engine;
-use candor::slot::{Folder, Record, Slot, Store};
+use candor::slot::{Folder, Name, Record, Slot, Store};
 use serde_json::Value;
 
 use crate::random::Random;
-use crate::release::{Draft, key, key_list_file, noise, root, roots, signed_list, signer};
+use crate::release::{Draft, key, key_list_file, lasting_list, noise, root, roots, signer};
 
 /// Kills of an ordinary test run.
 const N_KILLS: u64 = 24;
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
 
-/// A key list and a bundle that don't expire.
+/// A bundle that doesn't expire.
 fn draft(seed: u64) -> Draft {
-    let mut draft = Draft::of_noise(seed, 300_000);
-    draft.key_list = lasting_list(1);
-    draft.release().expires_unix_s = NEVER_S;
-    draft
-}
-
-fn lasting_list(serial: u64) -> candor::bundle::Signed {
-    let keys = [signer(), key(3)].map(|key| ListedKey {
-        name: "release".into(),
-        public: PublicKey::of(&key),
-        expires_unix_s: NEVER_S,
-        signs: Signs::Bundles,
-    });
-    signed_list(&KeyList::new(serial, 1, keys.to_vec()).unwrap(), &[root()])
+    Draft::of_noise(seed, 300_000).lasting()
 }
 
 fn program(folder: &Path, step: &[&str]) -> Command {
@@ -93,9 +80,13 @@ fn a_bundle_goes_through_its_life() {
     assert_eq!(status["record"]["history"][0]["what"], "installed");
     assert!(refused(run(&folder, &["confirm"], b"")).contains("no run with it has ended well"));
     assert!(refused(run(&folder, &["install", "-"], b"nonsense")).contains("first bytes"));
-    assert!(clean(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(2)))).contains("serial 2"));
     assert!(
-        refused(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(1)))).contains("serial over 2")
+        clean(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(2, &[signer()]))))
+            .contains("serial 2")
+    );
+    assert!(
+        refused(run(&folder, &["keys", "-"], &key_list_file(&lasting_list(1, &[signer()]))))
+            .contains("serial over 2")
     );
     assert!(clean(run(&folder, &["status"], b"")).contains("staged, the next scan tries it"));
     let rolled_back = clean(run(&folder, &["rollback", "--reason", "no good"], b""));
@@ -123,6 +114,64 @@ fn a_scan_tries_a_bundle_and_gives_it_up() {
     assert_eq!(line["model"]["id"], built_in["id"]);
 }
 
+/// What a sender says.
+fn conversation(bytes: &[u8]) -> Vec<u8> {
+    let head = format!("bundle {} {}\nfrom 0\n", Digest::of(bytes), bytes.len());
+    [head.as_bytes(), bytes].concat()
+}
+
+#[test]
+fn receiving_says_how_it_ended() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("slots");
+    let mut stranger = Draft::of_noise(1, 1000).lasting();
+    stranger.signers = vec![key(9)];
+    for (input, code, last) in [
+        (conversation(&stranger.bytes()), 5, "refused bundle: manifest"),
+        (conversation(&Draft::of_noise(1, 1000).bytes())[..200].to_vec(), 3, "have 0"),
+        (b"status\n".to_vec(), 0, "status {"),
+        (b"hello\n".to_vec(), 5, "refused protocol"),
+    ] {
+        let output = run(&folder, &["receive"], &input);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.lines().last().unwrap().starts_with(last), "{said}");
+    }
+}
+
+/// The same as a user for whom the modes of files hold; for root they don't.
+fn bound_by_modes(program: &Command) -> Command {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if is_root { OsStr::new("setpriv") } else { program.get_program() });
+    if is_root {
+        command.args(["--bounding-set=-dac_override", "--inh-caps=-dac_override"]).arg(program.get_program());
+    }
+    command.args(program.get_args());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn what_another_user_has_made_and_left_stops_nobody() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("slots");
+    assert!(run(&folder, &["install", "-"], &draft(1).bytes()).status.success());
+    let bytes = draft(2).bytes();
+    let digest = Digest::of(&bytes);
+    for name in ["lock", "incoming", "receiving", &format!("{digest}.part")] {
+        let path = folder.join(name);
+        std::fs::write(&path, b"").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o444)).unwrap();
+    }
+    let output = bound_by_modes(&program(&folder, &["rollback"])).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let mut child = bound_by_modes(&program(&folder, &["receive"])).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&conversation(&bytes)).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(matches!(read(&folder).slots.slot(Name::A), Slot::Staged(held) if held.digest == digest));
+}
+
 fn scan(folder: &Path, input: &Path, options: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_candor"))
         .args(["scan", "--json", "--root-key", &PublicKey::of(&root()).to_string(), "--slots"])
@@ -133,6 +182,25 @@ fn scan(folder: &Path, input: &Path, options: &[&str]) -> Output {
         .unwrap()
 }
 
+#[test]
+fn where_nothing_was_ever_installed_the_built_in_model_runs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, picture) = (scratch.path().join("slots"), scratch.path().join("picture.png"));
+    image::RgbImage::new(64, 64).save(&picture).unwrap();
+    let maps = scratch.path().join("maps");
+    for step in [vec!["scan"], vec!["explain", "--crop", "--out", maps.to_str().unwrap()]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_candor"))
+            .args(&step)
+            .args(["--root-key", &PublicKey::of(&root()).to_string(), "--slots"])
+            .args([&folder, &picture])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("slots"), "{output:?}");
+        assert!(!folder.exists());
+    }
+}
+
 /// A sound bundle of the built-in network; its goldens' outputs are the network's.
 fn sound() -> Draft {
     let floor = Bundle::embedded().unwrap();
@@ -141,15 +209,12 @@ fn sound() -> Draft {
     let crop = image::RgbImage::from_raw(size_px, size_px, input.clone()).unwrap();
     let mut network = Classifier::new(&Engine::default(), floor.manifest(), floor.model()).unwrap();
     let logits = network.logits(&[&crop]).unwrap()[0].map(f32::to_bits);
-    let mut draft = Draft::new(floor.model(), size_px, &[(input, logits)]);
-    draft.key_list = lasting_list(1);
-    draft.release().expires_unix_s = NEVER_S;
-    draft
+    Draft::new(floor.model(), size_px, &[(input, logits)]).lasting()
 }
 
 /// The starts that the trial in slot A has left, and whether a run with it has ended well.
 fn trial(folder: &Path) -> Option<(u8, bool)> {
-    match read(folder).slots.slot(candor::slot::Name::A) {
+    match read(folder).slots.slot(Name::A) {
         Slot::Trial { left, has_run, .. } => Some((*left, *has_run)),
         _ => None,
     }
@@ -290,6 +355,6 @@ fn killed_at_any_instant_the_old_or_the_new_comes_up() {
         n_kills < 100 || (n_old > 0 && n_new > 0),
         "the kills come too early or too late: {n_old}, {n_new}"
     );
-    let held: Vec<Slot> = candor::slot::Name::ALL.map(|name| read(&folder).slots.slot(name).clone()).to_vec();
+    let held: Vec<Slot> = Name::ALL.map(|name| read(&folder).slots.slot(name).clone()).to_vec();
     println!("{n_killed} kills in {n_runs} runs, seed {seed}: {n_old} old, {n_new} new; in the end {held:?}");
 }

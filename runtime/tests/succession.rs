@@ -9,23 +9,22 @@ mod release;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Lines};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use candor::bundle::{Bundle, KeyList, ListedKey, PublicKey, Signs};
+use candor::bundle::{Bundle, PublicKey};
 use candor::classify::Classifier;
 use candor::engine::Engine;
+use candor::slot::{Boot, Store};
 use image::RgbImage;
 use serde_json::Value;
 
-use crate::release::{Draft, noise, root, signed_list, signer};
+use crate::release::{Draft, key, key_list_file, lasting_list, noise, root};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_candor");
 const CLIP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/astronaut.mp4");
 /// Ends a run that nothing else ends.
 const MOST_FRAMES: &str = "9000";
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
 
 /// The built-in model as a signed bundle of another version, its scores' log odds moved by `bias`.
 fn bundle(version: &str, bias: f32) -> Vec<u8> {
@@ -40,22 +39,44 @@ fn bundle(version: &str, bias: f32) -> Vec<u8> {
             (input, logits.map(f32::to_bits))
         })
         .collect();
-    let mut draft = Draft::new(built_in.model(), side, &goldens);
+    let mut draft = Draft::new(built_in.model(), side, &goldens).lasting();
     let release = draft.manifest.release.take();
     let model = draft.manifest.model.clone();
     draft.manifest = built_in.manifest().clone();
     (draft.manifest.release, draft.manifest.model) = (release, model);
     (draft.manifest.id, draft.manifest.version) = ("successor".into(), version.into());
     draft.manifest.score.bias += bias;
-    draft.release().expires_unix_s = NEVER_S;
-    let listed = ListedKey {
-        name: "release".into(),
-        public: PublicKey::of(&signer()),
-        expires_unix_s: NEVER_S,
-        signs: Signs::Bundles,
-    };
-    draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
     draft.bytes()
+}
+
+/// A device's folder. A trial takes so many looks.
+fn prepared(shadow_looks: u32) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (slots, evidence) = (folder.path().join("slots"), folder.path().join("evidence"));
+    let root = PublicKey::of(&root());
+    let text = format!(
+        "[slots]\nfolder = {slots:?}\nroot_keys = [\"{root}\"]\nshadow_looks = {shadow_looks}\n\
+         max_time_ratio = 1000.0\n[watch]\nscore_interval_ms = 100\n[evidence]\nfolder = {evidence:?}\n"
+    );
+    fs::write(folder.path().join("candor.toml"), text).unwrap();
+    folder
+}
+
+fn slot(folder: &Path, step: &[&str]) -> String {
+    let config = folder.join("candor.toml");
+    let output = Command::new(PROGRAM).arg("slot").args(step).arg("--config").arg(config).output().unwrap();
+    assert!(output.status.success(), "{step:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn install(folder: &Path, bundle: &[u8]) {
+    let path = folder.join("new.bundle");
+    fs::write(&path, bundle).unwrap();
+    slot(folder, &["install", path.to_str().unwrap()]);
+}
+
+fn status(folder: &Path) -> Value {
+    serde_json::from_str(&slot(folder, &["status", "--json"])).unwrap()
 }
 
 struct Device {
@@ -66,15 +87,7 @@ struct Device {
 
 impl Device {
     /// A run over the clip, again and again, at its own pace.
-    fn watching() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (slots, evidence) = (folder.path().join("slots"), folder.path().join("evidence"));
-        let root = PublicKey::of(&root());
-        let text = format!(
-            "[slots]\nfolder = {slots:?}\nroot_keys = [\"{root}\"]\nshadow_looks = 12\nmax_time_ratio = 1000.0\n\
-             [evidence]\nfolder = {evidence:?}\n"
-        );
-        fs::write(folder.path().join("candor.toml"), text).unwrap();
+    fn watching(folder: tempfile::TempDir) -> Self {
         let mut child = Command::new(PROGRAM)
             .args(["watch", "--play", CLIP, "--repeat", "10000", "--frames", MOST_FRAMES])
             .args(["--interval-ms", "50", "--cpu-share", "1", "--config"])
@@ -87,8 +100,8 @@ impl Device {
         Device { folder, child, lines }
     }
 
-    fn config(&self) -> PathBuf {
-        self.folder.path().join("candor.toml")
+    fn path(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The next event of this kind, and those before it.
@@ -102,19 +115,6 @@ impl Device {
             before.push(event);
         }
         panic!("the run ended without {kind}: {before:?}");
-    }
-
-    fn slot(&self, step: &[&str]) -> String {
-        let output = Command::new(PROGRAM).arg("slot").args(step).arg("--config").arg(self.config()).output();
-        let output = output.unwrap();
-        assert!(output.status.success(), "{step:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn install(&self, bundle: &[u8]) {
-        let path = self.folder.path().join("new.bundle");
-        fs::write(&path, bundle).unwrap();
-        self.slot(&["install", path.to_str().unwrap()]);
     }
 
     fn expect_step(&mut self, step: &str, version: &str) -> (String, Vec<Value>) {
@@ -139,24 +139,24 @@ fn verify_log(folder: &Path) -> Value {
 
 #[test]
 fn a_good_model_takes_over_a_broken_one_is_given_up_and_a_person_may_go_back() {
-    let mut device = Device::watching();
+    let mut device = Device::watching(prepared(12));
     device.next("score");
-    device.install(&bundle("9.0.0", 0.1));
+    install(device.path(), &bundle("9.0.0", 0.1));
     device.expect_step("trial-started", "9.0.0");
     let (reason, before) = device.expect_step("took-over", "9.0.0");
     assert!(reason.contains("looks beside the model before: 0.0 % contrary"), "{reason}");
     assert!(before.iter().any(|event| event["event"] == "verdict"), "faces are over with the model before");
-    let status: Value = serde_json::from_str(&device.slot(&["status", "--json"])).unwrap();
+    let status = status(device.path());
     let last = status["record"]["history"].as_array().unwrap().last().unwrap();
     assert_eq!((&last["what"], &last["reason"]), (&"confirmed".into(), &reason.into()));
 
-    device.install(&bundle("9.1.0", 9.0));
+    install(device.path(), &bundle("9.1.0", 9.0));
     device.expect_step("trial-started", "9.1.0");
     let (reason, _) = device.expect_step("given-up", "9.1.0");
     assert!(reason.contains("contrary verdicts"), "{reason}");
-    assert!(device.slot(&["status"]).contains("bad: beside the model in use"));
+    assert!(slot(device.path(), &["status"]).contains("bad: beside the model in use"));
 
-    device.slot(&["rollback"]);
+    slot(device.path(), &["rollback"]);
     let built_in = Bundle::embedded().unwrap();
     device.expect_step("took-over", &built_in.manifest().version);
     device.next("score");
@@ -180,34 +180,81 @@ fn a_good_model_takes_over_a_broken_one_is_given_up_and_a_person_may_go_back() {
 
 #[test]
 fn a_trial_that_is_not_over_costs_no_start() {
-    let mut device = Device::watching();
+    let folder = prepared(100_000);
+    install(folder.path(), &bundle("9.0.0", 0.1));
+    let mut device = Device::watching(folder);
+    device.expect_step("trial-started", "9.0.0");
+    assert_eq!(status(device.path())["record"]["slots"]["a"]["trial"]["left"], 2);
     device.next("score");
-    let text = fs::read_to_string(device.config()).unwrap();
     let (code, _, folder) = device.stop();
     assert_eq!(code, Some(130));
-    // The same device, with a trial that takes long.
-    fs::write(folder.path().join("candor.toml"), text.replace("shadow_looks = 12", "shadow_looks = 100000"))
-        .unwrap();
-    let mut device = restarted(folder);
-    device.install(&bundle("9.0.0", 0.1));
-    device.expect_step("trial-started", "9.0.0");
-    device.next("score");
-    let (_, _, folder) = device.stop();
-    let device = restarted(folder);
-    let status: Value = serde_json::from_str(&device.slot(&["status", "--json"])).unwrap();
+    let status = status(folder.path());
     let trial = &status["record"]["slots"]["a"]["trial"];
-    assert!(trial["left"].as_u64().unwrap() >= 2, "{status}");
+    assert_eq!((&trial["left"], &trial["has_run"]), (&3.into(), &false.into()), "{status}");
+}
+
+#[test]
+fn what_somebody_else_makes_of_a_trial_is_told() {
+    let folder = prepared(100_000);
+    let store = || Store::locked(&folder.path().join("slots")).unwrap();
+    install(folder.path(), &bundle("9.0.0", 0.1));
+    // A scan with it has ended well before.
+    let Boot::Trial(held) = store().boot(3, 0).unwrap() else { panic!("no trial") };
+    store().ran_well(held.digest, 0).unwrap();
+    let mut device = Device::watching(folder);
+    device.expect_step("trial-started", "9.0.0");
+    slot(device.path(), &["confirm"]);
+    assert_eq!(device.expect_step("took-over", "9.0.0").0, "it was confirmed meanwhile");
+    device.next("score");
+
+    install(device.path(), &bundle("9.1.0", 0.1));
+    device.expect_step("trial-started", "9.1.0");
+    slot(device.path(), &["rollback", "--reason", "no good"]);
+    assert_eq!(device.expect_step("given-up", "9.1.0").0, "its trial was ended meanwhile: no good");
+    let (_, rest, folder) = device.stop();
+    let summary = rest.iter().find(|event| event["event"] == "summary").unwrap();
+    assert_eq!(summary["model"]["version"], "9.0.0");
+
+    // Runs that didn't end have used up its starts.
+    install(folder.path(), &bundle("9.2.0", 0.1));
+    for _ in 0..3 {
+        Store::locked(&folder.path().join("slots")).unwrap().boot(3, 0).unwrap();
+    }
+    let mut device = Device::watching(folder);
+    let (reason, _) = device.expect_step("given-up", "9.2.0");
+    assert!(reason.starts_with("no start is left"), "{reason}");
+    let status = status(device.path());
+    let last = status["record"]["history"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["what"], &last["reason"]), (&"failed".into(), &reason.into()));
     device.stop();
 }
 
-fn restarted(folder: tempfile::TempDir) -> Device {
-    let mut child = Command::new(PROGRAM)
-        .args(["watch", "--play", CLIP, "--repeat", "10000", "--frames", MOST_FRAMES, "--config"])
-        .arg(folder.path().join("candor.toml"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    Device { folder, child, lines }
+#[test]
+fn a_trial_goes_on_until_its_end_is_written_down() {
+    let mut device = Device::watching(prepared(60));
+    device.next("score");
+    install(device.path(), &bundle("9.0.0", 0.1));
+    device.expect_step("trial-started", "9.0.0");
+    // Where the record is to be written stands something else.
+    let incoming = device.path().join("slots/incoming");
+    fs::create_dir(&incoming).unwrap();
+    for _ in 0..80 {
+        let (_, before) = device.next("score");
+        assert!(before.iter().all(|event| event["event"] != "model"), "{before:?}");
+    }
+    assert_eq!(status(device.path())["record"]["slots"]["a"]["trial"]["has_run"], false);
+    fs::remove_dir(&incoming).unwrap();
+    let (reason, _) = device.expect_step("took-over", "9.0.0");
+    assert!(reason.contains("looks beside the model before"), "{reason}");
+
+    // A key that is revoked while its model is tried.
+    install(device.path(), &bundle("9.1.0", 0.1));
+    device.expect_step("trial-started", "9.1.0");
+    let keys = device.path().join("keys.list");
+    fs::write(&keys, key_list_file(&lasting_list(2, &[key(9)]))).unwrap();
+    slot(device.path(), &["keys", keys.to_str().unwrap()]);
+    let (reason, _) = device.expect_step("given-up", "9.1.0");
+    assert!(reason.contains("is not in the key list with serial 2"), "{reason}");
+    assert!(slot(device.path(), &["status"]).contains(&format!("bad: {reason}")));
+    device.stop();
 }

@@ -65,9 +65,9 @@ feed_ends() {
     wait "$feeder" 2>/dev/null
 }
 
-# candor watch, of the first camera, with pictures encoded as $1.
+# candor watch, of the first camera, with pictures encoded as $1, and with the setting $2 too where there is one.
 watch() {
-    { cat /job/config.toml; echo "encoding = \"$1\""; } >/tmp/config.toml
+    { cat /job/config.toml; echo "encoding = \"$1\""; echo "${2:-}"; } >/tmp/config.toml
     /tmp/candor watch --config /tmp/config.toml >"$here/events" 2>"$here/stderr" &
     watcher=$!
     seen=0

@@ -10,8 +10,8 @@ from board import CLIP, PROGRAM, REPO, boot, ffmpeg
 
 # When the plug is pulled, as what the board waits for, and what the slots may then hold.
 CUTS = [
-    ("while the bundle is written", "until [ -s /data/slots/incoming ]; do :; done", {"nothing"}),
-    ("once its file has its name", "until ls /data/slots/*.bundle; do :; done", {"nothing", "staged"}),
+    ("while the bundle is written", "await [ -s /data/slots/incoming ]", {"nothing"}),
+    ("once its file has its name", "await has_bundle", {"nothing", "staged"}),
     ("once it is installed", "wait $installing", {"staged"}),
 ]
 CONFIRMED = "once it is confirmed"
@@ -23,11 +23,16 @@ mount -t ext4 /dev/vda /data || echo "no disk"
 slot() { /tmp/candor slot --slots /data/slots --root-key "$(cat /job/root.pub)" "$@"; }
 slot status --json >"/job/found.json" 2>/job/found.errors
 """
+# Where the installation is over, what is awaited can't come any more.
 CUT = """
 rm -rf /data/slots
 sync
-slot install /job/m.bundle >/job/said 2>&1 &
+{ slot install /job/m.bundle >/job/said 2>&1; : >/tmp/is_over; } &
 installing=$!
+await() {
+    until "$@" || [ -e /tmp/is_over ]; do usleep 1000; done
+}
+has_bundle() { ls /data/slots/*.bundle; }
 {when} >/dev/null 2>&1
 echo b >/proc/sysrq-trigger
 sleep 60

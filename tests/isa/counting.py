@@ -35,6 +35,14 @@ def tool(name):
     return str(ours) if ours.exists() else name
 
 
+def compiler():
+    """The Rust that made the program, as the program itself says."""
+    listing = subprocess.run(
+        [tool("aarch64-linux-gnu-readelf"), "--string-dump=.comment", PROGRAM], capture_output=True, text=True, check=True
+    ).stdout
+    return "; ".join(sorted(set(re.findall(r"rustc version .*", listing)))) or sys.exit(f"{PROGRAM}: no Rust made it")
+
+
 def symbols():
     """[(address, name)] of the program's functions, by address."""
     listing = subprocess.run(

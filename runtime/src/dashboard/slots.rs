@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::bundle::Roots;
-use crate::slot::{Folder, Settings, SlotError, Store};
+use crate::slot::{Settings, SlotError, Store};
 
 /// The slots' folder, to be looked into.
 pub struct Slots {
@@ -28,9 +28,6 @@ impl Slots {
         if !self.folder.is_dir() {
             return Ok(None);
         }
-        let file = self.folder.display().to_string();
-        let folder = Folder::to_read(&self.folder);
-        let folder = folder.map_err(|cause| SlotError::Io { operation: "open", file, cause })?;
-        Store::open(folder)?.status(&self.roots).map(Some)
+        Store::readable(&self.folder)?.status(&self.roots).map(Some)
     }
 }

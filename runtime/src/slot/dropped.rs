@@ -2,10 +2,11 @@
 //!
 //! A look takes at most one of them, by the installation that any file goes through. What became of a bundle is kept by
 //! its SHA-256, in a journal beside the slots' record, so that no bundle is taken twice, whatever it is called and
-//! wherever it lies. Names and files may be anybody's: nothing but a regular file is opened, no link is followed, and
-//! a result replaces no file that it would write into.
+//! wherever it lies. What the device's clock, keys, settings or program refused, which may change, is tried again. Names
+//! and files may be anybody's: nothing but a regular file is opened, no link is followed, and a result replaces no file
+//! that it would write into.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -15,7 +16,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::SlotError;
-use super::folder::Folder;
+use super::folder::{Folder, open_unfinished};
 use super::receive::{Place, forget_part};
 use super::state::{Held, Name, Slot};
 use super::store::Store;
@@ -29,12 +30,14 @@ const RESULT_ENDING: &str = ".result.txt";
 const JOURNAL: &str = "drops";
 /// The journal while it is written.
 const NEW_JOURNAL: &str = "drops.new";
-/// Bundles of a folder that are looked at, the first by name.
-const MAX_FILES: usize = 16;
+/// Bundles that a look tries; what is known already doesn't count, or it would keep others out for ever.
+const MAX_TRIED: usize = 16;
 /// Entries of a folder that are read.
 const MAX_ENTRIES: usize = 4096;
 /// Bundles that are remembered, the newest.
 const MAX_REMEMBERED: usize = 256;
+/// What a text of a refusal begins with.
+const REFUSED: &str = "refused: ";
 /// Bytes of a text that are kept.
 const MAX_TEXT_BYTES: usize = 512;
 /// Most bytes of a journal: every entry's digest, its text with every character escaped, and what JSON adds.
@@ -67,12 +70,21 @@ pub struct Found {
 /// What tells a file from another one without reading it.
 type Mark = (u64, u64, u64, i64, i64);
 
+/// What is known of a file as long as it has this mark.
+#[derive(Debug)]
+struct Met {
+    mark: Mark,
+    digest: Option<Digest>,
+    /// Also when the journal has no room for it any more.
+    entry: Option<Entry>,
+}
+
 /// Looks into folders, again and again.
 #[derive(Debug, Default)]
 pub struct Looker {
     /// Only a file that was the same a look before is taken: it may still be copied.
     waits_for_rest: bool,
-    met: BTreeMap<PathBuf, (Mark, Option<Digest>)>,
+    met: BTreeMap<PathBuf, Met>,
 }
 
 impl Looker {
@@ -92,13 +104,17 @@ impl Looker {
     /// [`SlotError`] when the slots can't be read.
     pub fn look(&mut self, place: &Place<'_>, folders: &[PathBuf]) -> Result<Vec<Found>, SlotError> {
         let files: Vec<PathBuf> = folders.iter().flat_map(|folder| bundles(folder)).collect();
-        self.met.retain(|file, _| files.contains(file));
+        let there: BTreeSet<&PathBuf> = files.iter().collect();
+        self.met.retain(|file, _| there.contains(file));
         if files.is_empty() {
             return Ok(Vec::new());
         }
         let mut journal = Journal::read(place.folder);
-        let mut found = Vec::new();
+        let (mut found, mut n_tried) = (Vec::new(), 0);
         for file in files {
+            if n_tried == MAX_TRIED {
+                break;
+            }
             let outcome = match self.take(place, &mut journal, &file) {
                 Ok(outcome) => outcome,
                 Err(error) if error.is_of_disk() => Outcome::Failed(error.to_string()),
@@ -110,6 +126,10 @@ impl Looker {
                     log::info!("{}: its result: {error}", file.display());
                 }
             }
+            let is_read = self.met.get(&file).is_some_and(|met| met.digest.is_some());
+            if is_read && !matches!(outcome, Outcome::Known(_) | Outcome::Failed(_)) {
+                n_tried += 1;
+            }
             found.push(Found { file, outcome });
         }
         Ok(found)
@@ -120,56 +140,83 @@ impl Looker {
             Ok(opened) => opened,
             Err(error) => return Ok(Outcome::Failed(error.to_string())),
         };
-        let met = self.met.insert(path.to_owned(), (mark, None)).filter(|(before, _)| *before == mark);
-        if met.is_none() && self.waits_for_rest {
-            return Ok(Outcome::Waits("it was changed since the last look".to_owned()));
-        }
-        let (size_bytes, limit_bytes) =
-            (mark.0, place.limits.max_bundle_bytes.saturating_add(MAX_HEAD_BYTES));
-        if !(1..=limit_bytes).contains(&size_bytes) {
-            let why = format!("size: expected 1 to {limit_bytes} bytes, found {size_bytes}");
-            return Ok(Outcome::Refused(why));
-        }
-        let digest = match met.and_then(|(_, digest)| digest) {
-            Some(digest) => digest,
-            None => match Digest::of_reader((&mut file).take(limit_bytes))
-                .and_then(|d| file.rewind().map(|()| d))
-            {
-                Ok(digest) => digest,
-                Err(error) => return Ok(Outcome::Failed(error.to_string())),
-            },
+        let met = self.met.remove(path).filter(|met| met.mark == mark);
+        let is_resting = met.is_some() || !self.waits_for_rest;
+        let mut met = met.unwrap_or(Met { mark, digest: None, entry: None });
+        let outcome = if is_resting {
+            take(place, journal, path, &mut file, &mut met)
+        } else {
+            Ok(Outcome::Waits("it was changed since the last look".to_owned()))
         };
-        self.met.insert(path.to_owned(), (mark, Some(digest)));
-        if let Some(text) = journal.text_of(digest) {
-            return Ok(Outcome::Known(text.to_owned()));
-        }
-        let mut store = Store::open(Folder::lock(place.folder).map_err(failed("lock", place.folder))?)?;
-        if let Some(outcome) = settled(&store, digest) {
-            return Ok(outcome);
-        }
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let now_unix_s = (place.now_unix_s)();
-        let origin = format!("dropped as {}", one_line(&name));
-        let outcome = store.install_from(&mut file, place.roots, place.limits, now_unix_s, Some(&origin));
-        let outcome = match outcome {
-            Ok(held) => Outcome::Installed(held),
-            Err(SlotError::Refused(why)) => return Ok(Outcome::Waits(why.to_string())),
-            // A stick that was pulled out says nothing about its bundle.
-            Err(SlotError::Bundle(BundleError::Read { cause, what })) if is_of_reader(&cause) => {
-                return Ok(Outcome::Failed(format!("{what}: {cause}")));
-            }
-            Err(error) if error.is_of_disk() => return Err(error),
-            Err(error) => Outcome::Refused(error.to_string()),
-        };
-        journal.add(digest, &outcome.text());
-        if let Outcome::Installed(held) = &outcome {
-            // A file that was changed between two readings.
-            journal.add(held.digest, &outcome.text());
-            forget_part(place.folder)?;
-        }
-        journal.write(place.folder)?;
-        Ok(outcome)
+        self.met.insert(path.to_owned(), met);
+        outcome
     }
+}
+
+fn take(
+    place: &Place<'_>,
+    journal: &mut Journal,
+    path: &Path,
+    file: &mut File,
+    met: &mut Met,
+) -> Result<Outcome, SlotError> {
+    let (size_bytes, limit_bytes) =
+        (met.mark.0, place.limits.max_bundle_bytes.saturating_add(MAX_HEAD_BYTES));
+    if !(1..=limit_bytes).contains(&size_bytes) {
+        let why = format!("size: expected 1 to {limit_bytes} bytes, found {size_bytes}");
+        return Ok(Outcome::Refused(why));
+    }
+    let digest = match met.digest {
+        Some(digest) => digest,
+        None => match Digest::of_reader((&*file).take(limit_bytes)).and_then(|d| file.rewind().map(|()| d)) {
+            Ok(digest) => digest,
+            Err(error) => return Ok(Outcome::Failed(error.to_string())),
+        },
+    };
+    met.digest = Some(digest);
+    let before = met.entry.take().or_else(|| journal.entry_of(digest).cloned());
+    met.entry.clone_from(&before);
+    if let Some(before) = &before
+        && !before.may_pass
+    {
+        return Ok(Outcome::Known(before.text.clone()));
+    }
+    let mut store = Store::locked(place.folder)?;
+    if let Some(outcome) = settled(&store, digest) {
+        return Ok(outcome);
+    }
+    // A device that has lost its own key list has no bundle to blame.
+    store.key_list(place.roots)?;
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let now_unix_s = (place.now_unix_s)();
+    let origin = format!("dropped as {}", one_line(&name));
+    let installed = store.install_from(file, place.roots, place.limits, now_unix_s, Some(&origin));
+    let (outcome, may_pass) = match installed {
+        Ok(held) => (Outcome::Installed(held), false),
+        Err(SlotError::Refused(why)) => return Ok(Outcome::Waits(why.to_string())),
+        // A stick that was pulled out says nothing about its bundle.
+        Err(SlotError::Bundle(BundleError::Read { cause, what })) if is_of_reader(&cause) => {
+            return Ok(Outcome::Failed(format!("{what}: {cause}")));
+        }
+        Err(error) if error.is_of_disk() => return Err(error),
+        Err(error) => (Outcome::Refused(error.to_string()), !error.is_of_bytes()),
+    };
+    let text = outcome.text();
+    if let Some(before) = before
+        && but_for_numbers(&before.text).eq(but_for_numbers(&text))
+    {
+        return Ok(Outcome::Known(before.text));
+    }
+    let entry = Entry { digest, text, may_pass };
+    if let Outcome::Installed(held) = &outcome {
+        // A file that was changed between two readings.
+        journal.add(Entry { digest: held.digest, ..entry.clone() });
+        forget_part(place.folder)?;
+    }
+    met.entry = Some(entry.clone());
+    journal.add(entry);
+    journal.write(place.folder)?;
+    Ok(outcome)
 }
 
 impl Outcome {
@@ -180,7 +227,7 @@ impl Outcome {
                 let (id, version, digest) = (&held.id, &held.version, held.digest);
                 one_line(&format!("installed: {id} {version}; the next start tries it. SHA-256 {digest}"))
             }
-            Outcome::Refused(why) => one_line(&format!("refused: {why}")),
+            Outcome::Refused(why) => one_line(&format!("{REFUSED}{why}")),
             Outcome::Known(text) => one_line(text),
             Outcome::Waits(why) => one_line(&format!("waits: {why}")),
             Outcome::Failed(why) => one_line(&format!("failed: {why}")),
@@ -210,7 +257,7 @@ pub(super) fn settled(store: &Store<Folder>, digest: Digest) -> Option<Outcome> 
     None
 }
 
-/// The first files of a folder whose names end like a bundle's.
+/// The files of a folder whose names end like a bundle's, in the order of their names.
 fn bundles(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.take(MAX_ENTRIES).flatten().map(|entry| entry.path());
@@ -222,7 +269,6 @@ fn bundles(folder: &Path) -> Vec<PathBuf> {
     };
     let mut paths: Vec<PathBuf> = paths.filter(is_bundle).collect();
     paths.sort();
-    paths.truncate(MAX_FILES);
     paths
 }
 
@@ -267,10 +313,13 @@ fn write_result(bundle: &Path, text: &str) -> io::Result<()> {
 }
 
 /// What became of a bundle.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Entry {
     digest: Digest,
     text: String,
+    /// Whether the same bytes may be taken another time.
+    #[serde(default)]
+    may_pass: bool,
 }
 
 /// The newest [`MAX_REMEMBERED`] of them. A journal that is lost or damaged costs another try of each bundle, no more.
@@ -295,37 +344,39 @@ impl Journal {
         }
     }
 
-    fn text_of(&self, digest: Digest) -> Option<&str> {
-        self.0.iter().find(|entry| entry.digest == digest).map(|entry| entry.text.as_str())
+    fn entry_of(&self, digest: Digest) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.digest == digest)
     }
 
-    fn add(&mut self, digest: Digest, text: &str) {
-        self.0.retain(|entry| entry.digest != digest);
-        let text = text[..text.floor_char_boundary(MAX_TEXT_BYTES)].to_owned();
-        self.0.push(Entry { digest, text });
-        let n_over = self.0.len().saturating_sub(MAX_REMEMBERED);
-        self.0.drain(..n_over);
+    fn add(&mut self, entry: Entry) {
+        self.0.retain(|other| other.digest != entry.digest);
+        self.0.push(entry);
+        if self.0.len() > MAX_REMEMBERED {
+            // What was installed once is the last to be forgotten.
+            let oldest = self.0.iter().position(|entry| entry.text.starts_with(REFUSED));
+            self.0.remove(oldest.unwrap_or(0));
+        }
     }
 
     fn write(&self, folder: &Path) -> Result<(), SlotError> {
         let path = folder.join(NEW_JOURNAL);
         let write = || -> io::Result<()> {
-            let mut file = File::create(&path)?;
+            let mut file = open_unfinished(&path, File::create)?;
             file.write_all(&serde_json::to_vec_pretty(&self.0)?)?;
             file.sync_all()?;
             fs::rename(&path, folder.join(JOURNAL))?;
             File::open(folder)?.sync_all()
         };
-        write().map_err(failed("write", &path))
+        write().map_err(SlotError::io("write", &path))
     }
+}
+
+/// Times and sizes are others at each look.
+fn but_for_numbers(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(|c| !c.is_ascii_digit())
 }
 
 fn one_line(text: &str) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line[..line.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()
-}
-
-fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = file.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
 }

@@ -1,6 +1,7 @@
 //! Why a step with slots fails.
 
 use std::io;
+use std::path::Path;
 
 use super::admission::Inadmissible;
 use super::state::Refusal;
@@ -68,9 +69,39 @@ pub enum SlotError {
 }
 
 impl SlotError {
+    /// What a failed operation on a file comes to.
+    pub fn io(operation: &'static str, file: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let file = file.as_ref().display().to_string();
+        move |cause| SlotError::Io { operation, file, cause }
+    }
+
     /// Whether the system refused, or a file of the slots is damaged: nothing that a bundle is to blame for.
     pub fn is_of_disk(&self) -> bool {
         matches!(self, SlotError::Io { .. } | SlotError::Record(_) | SlotError::Bundle(BundleError::Copy(_)))
+    }
+
+    /// Whether a bundle's bytes are at fault: no other clock, key, setting or program of the device makes them good.
+    pub(super) fn is_of_bytes(&self) -> bool {
+        match self {
+            // What a device has confirmed stays the least.
+            SlotError::Inadmissible { why: Inadmissible::Epoch { .. }, .. } => true,
+            SlotError::Bundle(error) => match error {
+                BundleError::Read { .. } | BundleError::Blob { .. } => true,
+                BundleError::Trust(error) => matches!(error, TrustError::Signature { .. }),
+                // A newer program may read another format, and fields that this one doesn't know.
+                BundleError::Format { what, .. } => *what != "format",
+                BundleError::Syntax(_)
+                | BundleError::Field { .. }
+                | BundleError::Io { .. }
+                | BundleError::Copy(_) => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Whether the same step may go well later, without another bundle.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.is_of_disk() && !self.is_loss()
     }
 
     /// Whether the file that was installed is gone or is another one now. Anything else may be the fault of the

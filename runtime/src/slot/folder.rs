@@ -4,7 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::store::Files;
+use super::SlotError;
+use super::store::{Files, Store};
 
 /// Held by whoever changes the folder.
 const LOCK: &str = "lock";
@@ -66,11 +67,51 @@ impl Folder {
     }
 }
 
-fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
-    File::options().create(true).write(true).truncate(false).open(folder.join(name))
+impl Store<Folder> {
+    /// The slots in a folder, which this process is alone with; waits for whoever changes them.
+    ///
+    /// # Errors
+    /// [`SlotError::Record`], [`SlotError::Io`].
+    pub fn locked(path: &Path) -> Result<Self, SlotError> {
+        Store::open(Folder::lock(path).map_err(SlotError::io("lock", path))?)
+    }
+
+    /// The slots in a folder that is there, to be read.
+    ///
+    /// # Errors
+    /// As [`Store::locked`].
+    pub fn readable(path: &Path) -> Result<Self, SlotError> {
+        Store::open(Folder::to_read(path).map_err(SlotError::io("open", path))?)
+    }
 }
 
-fn try_lock_file(folder: &Path, name: &str) -> io::Result<Option<File>> {
+/// Opens a file to lock it, which whoever may read it may do: another user may have made it.
+fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
+    let path = folder.join(name);
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            File::options().create(true).append(true).open(path)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a file that is written here and counts only once it is whole. One that another user has left unfinished, and
+/// who alone may write it, is begun anew.
+pub(super) fn open_unfinished<'a>(
+    path: &'a Path,
+    open: impl Fn(&'a Path) -> io::Result<File>,
+) -> io::Result<File> {
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => {
+            open(path)
+        }
+        opened => opened,
+    }
+}
+
+/// Locks a file of the folder, made where it is missing, until it is closed: nothing where another process has it.
+pub(super) fn try_lock_file(folder: &Path, name: &str) -> io::Result<Option<File>> {
     let file = lock_file(folder, name)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -87,7 +128,7 @@ impl Files for Folder {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        File::create(self.path.join(name))
+        open_unfinished(&self.path.join(name), File::create)
     }
 
     fn sync(&self, file: File) -> io::Result<()> {

@@ -20,6 +20,7 @@ mod store;
 mod trial;
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -134,4 +135,9 @@ impl Settings {
     pub fn roots(&self) -> Result<Roots, TrustError> {
         Roots::new(self.root_keys.clone(), self.root_threshold)
     }
+}
+
+/// Seconds since 1970 by the system's clock; 0 for one that is before that.
+pub fn now_unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

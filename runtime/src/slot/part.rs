@@ -1,11 +1,11 @@
 //! What has come of a bundle: one file beside the slots, which no record names and only one process writes.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::SlotError;
-use super::folder::Folder;
+use super::folder::{Folder, open_unfinished, try_lock_file};
 use crate::bundle::{Digest, Hasher};
 
 /// The ending of a part's name.
@@ -30,16 +30,17 @@ impl Part {
     /// [`SlotError::Io`].
     pub(super) fn open(folder: &Path, digest: Digest, size_bytes: u64) -> Result<Option<Self>, SlotError> {
         if !folder.is_dir() {
-            drop(Folder::lock(folder).map_err(failed("create", folder))?);
+            drop(Folder::lock(folder).map_err(SlotError::io("create", folder))?);
         }
-        let Some(lock) = lock(folder)? else { return Ok(None) };
+        let lock = try_lock_file(folder, LOCK).map_err(SlotError::io("lock", folder))?;
+        let Some(lock) = lock else { return Ok(None) };
         let name = format!("{digest}{ENDING}");
         remove_all_but(folder, Some(&name))?;
         let path = folder.join(name);
-        let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = options.map_err(failed("open", &path))?;
+        let open = |path| File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = open_unfinished(&path, open).map_err(SlotError::io("open", &path))?;
         let mut part = Part { path, file, n_bytes: 0, hash: Hasher::default(), _lock: lock };
-        if part.file.metadata().map_err(failed("look at", &part.path))?.len() > size_bytes {
+        if part.file.metadata().map_err(SlotError::io("look at", &part.path))?.len() > size_bytes {
             part.empty()?;
         }
         part.take_in()?;
@@ -57,7 +58,7 @@ impl Part {
                     self.n_bytes += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed("read", &self.path)(error)),
+                Err(error) => return Err(SlotError::io("read", &self.path)(error)),
             }
         }
     }
@@ -78,7 +79,7 @@ impl Part {
     /// [`SlotError::Io`].
     pub(super) fn empty(&mut self) -> Result<(), SlotError> {
         let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
-        emptied.map_err(failed("empty", &self.path))?;
+        emptied.map_err(SlotError::io("empty", &self.path))?;
         self.n_bytes = 0;
         self.hash = Hasher::default();
         Ok(())
@@ -89,7 +90,7 @@ impl Part {
     /// # Errors
     /// [`SlotError::Io`].
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), SlotError> {
-        self.file.write_all(bytes).map_err(failed("write", &self.path))?;
+        self.file.write_all(bytes).map_err(SlotError::io("write", &self.path))?;
         self.hash.update(bytes);
         self.n_bytes += bytes.len() as u64;
         Ok(())
@@ -100,7 +101,7 @@ impl Part {
     /// # Errors
     /// [`SlotError::Io`].
     pub(super) fn sync(&self) -> Result<(), SlotError> {
-        self.file.sync_all().map_err(failed("sync", &self.path))
+        self.file.sync_all().map_err(SlotError::io("sync", &self.path))
     }
 
     /// Everything that has come, from the start.
@@ -108,7 +109,7 @@ impl Part {
     /// # Errors
     /// [`SlotError::Io`].
     pub(super) fn reader(&mut self) -> Result<&mut File, SlotError> {
-        self.file.rewind().map_err(failed("read", &self.path))?;
+        self.file.rewind().map_err(SlotError::io("read", &self.path))?;
         Ok(&mut self.file)
     }
 
@@ -117,7 +118,7 @@ impl Part {
     /// # Errors
     /// [`SlotError::Io`].
     pub(super) fn forget(self) -> Result<(), SlotError> {
-        fs::remove_file(&self.path).map_err(failed("remove", &self.path))
+        fs::remove_file(&self.path).map_err(SlotError::io("remove", &self.path))
     }
 
     /// Removes every part in the folder, unless one is being received.
@@ -125,37 +126,21 @@ impl Part {
     /// # Errors
     /// [`SlotError::Io`].
     pub(super) fn forget_all(folder: &Path) -> Result<(), SlotError> {
-        match lock(folder)? {
+        match try_lock_file(folder, LOCK).map_err(SlotError::io("lock", folder))? {
             Some(_lock) => remove_all_but(folder, None),
             None => Ok(()),
         }
     }
 }
 
-fn lock(folder: &Path) -> Result<Option<File>, SlotError> {
-    let path = folder.join(LOCK);
-    let file = File::options().create(true).write(true).truncate(false).open(&path);
-    let file = file.map_err(failed("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
-    }
-}
-
 fn remove_all_but(folder: &Path, kept: Option<&str>) -> Result<(), SlotError> {
-    for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
-        let name = entry.map_err(failed("list", folder))?.file_name();
+    for entry in fs::read_dir(folder).map_err(SlotError::io("list", folder))? {
+        let name = entry.map_err(SlotError::io("list", folder))?.file_name();
         let is_part = name.to_str().is_some_and(|name| name.ends_with(ENDING) && Some(name) != kept);
         if is_part {
             let path = folder.join(name);
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            fs::remove_file(&path).map_err(SlotError::io("remove", &path))?;
         }
     }
     Ok(())
-}
-
-fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = file.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
 }

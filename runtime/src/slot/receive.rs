@@ -167,21 +167,12 @@ pub fn receive(place: &Place<'_>, input: impl Read, output: impl Write) -> Endin
     ending
 }
 
-fn readable(folder: &Path) -> Result<Store<Folder>, SlotError> {
-    Store::open(Folder::to_read(folder).map_err(failed("open", folder))?)
-}
-
-fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = file.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
-}
-
 fn status<R: Read, W: Write>(place: &Place<'_>, link: &mut Link<R, W>) -> Result<Ending, SlotError> {
     // Whoever has never received anything has no folder yet.
     if !place.folder.is_dir() {
-        drop(Folder::lock(place.folder).map_err(failed("lock", place.folder))?);
+        drop(Folder::lock(place.folder).map_err(SlotError::io("lock", place.folder))?);
     }
-    let status = readable(place.folder)?.status(place.roots)?;
+    let status = Store::readable(place.folder)?.status(place.roots)?;
     link.tell("status", &status.to_string());
     Ok(Ending::Told)
 }
@@ -244,7 +235,7 @@ fn settled(place: &Place<'_>, digest: Digest, size_bytes: u64) -> Result<Option<
     if !place.folder.is_dir() {
         return Ok(None);
     }
-    let store = readable(place.folder)?;
+    let store = Store::readable(place.folder)?;
     let slots = &store.record().slots;
     for name in Name::ALL {
         let state = match slots.slot(name) {
@@ -316,7 +307,7 @@ pub(super) fn arrived(
         part.forget()?;
         return Ok(Ending::Again(format!("expected SHA-256 {digest}, found {found}")));
     }
-    let mut store = Store::open(Folder::lock(place.folder).map_err(failed("lock", place.folder))?)?;
+    let mut store = Store::locked(place.folder)?;
     let now_unix_s = (place.now_unix_s)();
     let held = store.install_from(part.reader()?, place.roots, place.limits, now_unix_s, origin);
     let outcome = held.map(Ending::Installed);

@@ -10,8 +10,11 @@ use crate::verdict::Verdict;
 const LEAST_SPREAD: f32 = 1e-4;
 
 /// Why a candidate must not take over.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Unlike {
+    /// Its network failed, and how.
+    #[error("beside the model in use: {0}")]
+    Failed(String),
     /// A score is no number.
     #[error("beside the model in use: expected numbers, found {0}")]
     NotFinite(f32),
@@ -78,7 +81,7 @@ pub struct Comparison {
     sums: [f64; 2],
     ends: [f32; 2],
     times_s: [f64; 2],
-    broken: Option<f32>,
+    broken: Option<Unlike>,
 }
 
 impl Default for Comparison {
@@ -99,7 +102,7 @@ impl Comparison {
     pub fn add(&mut self, pair: &Pair) {
         let [ours, theirs] = pair.scores;
         if !theirs.is_finite() {
-            self.broken = Some(theirs);
+            self.broken = Some(Unlike::NotFinite(theirs));
             return;
         }
         // Where the model in use gives no number, there is nothing to compare.
@@ -118,15 +121,15 @@ impl Comparison {
         self.ends = [self.ends[0].min(theirs), self.ends[1].max(theirs)];
     }
 
-    /// Looks that both scored.
-    pub fn n_looks(&self) -> u32 {
-        self.n_looks
+    /// The candidate's network failed.
+    pub fn fail(&mut self, reason: String) {
+        self.broken = Some(Unlike::Failed(reason));
     }
 
-    /// What all looks come to, once there are enough of them; at once for a score that is no number.
+    /// What all looks come to, once there are enough of them; at once for a score that is no number, or for none.
     pub fn outcome(&self, limits: &Settings) -> Option<Result<Alike, Unlike>> {
-        if let Some(score) = self.broken {
-            return Some(Err(Unlike::NotFinite(score)));
+        if let Some(unlike) = &self.broken {
+            return Some(Err(unlike.clone()));
         }
         (self.n_looks >= limits.shadow_looks).then(|| self.judged(limits))
     }
@@ -224,10 +227,14 @@ mod tests {
     }
 
     #[test]
-    fn no_number_ends_it_at_once() {
+    fn a_network_that_fails_or_gives_no_number_ends_it_at_once() {
         let mut comparison = Comparison::default();
         let pair = Pair { scores: [0.2, f32::NAN], verdicts: [Real, Uncertain], times_s: [0.0; 2] };
         comparison.add(&pair);
         assert!(matches!(comparison.outcome(&Settings::default()), Some(Err(Unlike::NotFinite(_)))));
+        let mut comparison = Comparison::default();
+        comparison.fail("network m: run: no memory".into());
+        let unlike = comparison.outcome(&Settings::default()).unwrap().unwrap_err();
+        assert_eq!(unlike.to_string(), "beside the model in use: network m: run: no memory");
     }
 }

@@ -171,7 +171,7 @@ impl Slots {
     }
 
     /// The slot that is Staged or in Trial.
-    fn candidate(&self) -> Option<Name> {
+    pub fn candidate(&self) -> Option<Name> {
         Name::ALL.into_iter().find(|name| self.slot(*name).is_candidate())
     }
 

@@ -71,11 +71,6 @@ pub trait Files {
     fn names(&self) -> io::Result<Vec<String>>;
 }
 
-fn failed(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> SlotError {
-    let file = file.to_owned();
-    move |cause| SlotError::Io { operation, file, cause }
-}
-
 fn file_of(digest: Digest) -> String {
     format!("{digest}{ENDING}")
 }
@@ -95,9 +90,11 @@ impl<F: Files> Store<F> {
         let mut bytes = Vec::new();
         let record = match files.open(RECORD) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Record::default(),
-            Err(error) => return Err(failed(OPEN, RECORD)(error)),
+            Err(error) => return Err(SlotError::io(OPEN, RECORD)(error)),
             Ok(file) => {
-                file.take(MAX_RECORD_BYTES as u64).read_to_end(&mut bytes).map_err(failed("read", RECORD))?;
+                file.take(MAX_RECORD_BYTES as u64)
+                    .read_to_end(&mut bytes)
+                    .map_err(SlotError::io("read", RECORD))?;
                 Record::from_bytes(&bytes).map_err(SlotError::Record)?
             }
         };
@@ -161,12 +158,12 @@ impl<F: Files> Store<F> {
         let newer_list =
             known.key_list.is_none_or(|known| known.serial < carried.serial).then(|| list.clone());
 
-        let mut file = self.files.create(INCOMING).map_err(failed("create", INCOMING))?;
+        let mut file = self.files.create(INCOMING).map_err(SlotError::io("create", INCOMING))?;
         let digest = match bundle.copy(&mut file) {
             Ok(digest) => digest,
             Err(error) => {
                 drop(file);
-                self.files.remove(INCOMING).map_err(failed("remove", INCOMING))?;
+                self.files.remove(INCOMING).map_err(SlotError::io("remove", INCOMING))?;
                 return Err(error.into());
             }
         };
@@ -324,7 +321,7 @@ impl<F: Files> Store<F> {
     pub fn key_list(&self, roots: &Roots) -> Result<Option<KeyList>, SlotError> {
         match self.files.open(KEYS) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(OPEN, KEYS)(error)),
+            Err(error) => Err(SlotError::io(OPEN, KEYS)(error)),
             Ok(file) => Ok(Some(roots.check(&read_key_list(file)?)?)),
         }
     }
@@ -352,7 +349,7 @@ impl<F: Files> Store<F> {
 
     fn load_by(&self, held: &Held, roots: &Roots, known: Option<&KeyList>) -> Result<Bundle, SlotError> {
         let file = file_of(held.digest);
-        let reader = self.files.open(&file).map_err(failed(OPEN, &file))?;
+        let reader = self.files.open(&file).map_err(SlotError::io(OPEN, &file))?;
         let loaded = UnverifiedBundle::read(reader)
             .and_then(|bundle| bundle.verify(roots, known, None))
             .and_then(VerifiedBundle::load);
@@ -367,8 +364,8 @@ impl<F: Files> Store<F> {
     }
 
     fn digest(&self, file: &str) -> Result<Digest, SlotError> {
-        let reader = self.files.open(file).map_err(failed(OPEN, file))?;
-        Digest::of_reader(reader).map_err(failed("read", file))
+        let reader = self.files.open(file).map_err(SlotError::io(OPEN, file))?;
+        Digest::of_reader(reader).map_err(SlotError::io("read", file))
     }
 
     /// The record to be changed, at this time or the latest that was known.
@@ -381,21 +378,21 @@ impl<F: Files> Store<F> {
     /// Removes bundles that no slot holds and files that were never finished.
     fn collect(&self) -> Result<(), SlotError> {
         let kept: Vec<String> = self.record.slots.held().map(|held| file_of(held.digest)).collect();
-        for name in self.files.names().map_err(failed("list", "the folder"))? {
+        for name in self.files.names().map_err(SlotError::io("list", "the folder"))? {
             if name == INCOMING || (name.ends_with(ENDING) && !kept.contains(&name)) {
-                self.files.remove(&name).map_err(failed("remove", &name))?;
+                self.files.remove(&name).map_err(SlotError::io("remove", &name))?;
             }
         }
         Ok(())
     }
 
     fn save(&mut self, record: Record) -> Result<(), SlotError> {
-        let bytes = record.to_bytes().map_err(|error| failed("write", RECORD)(error.into()))?;
+        let bytes = record.to_bytes().map_err(|error| SlotError::io("write", RECORD)(error.into()))?;
         if bytes.len() > MAX_RECORD_BYTES {
             let found = bytes.len();
             let cause =
                 format!("expected at most {MAX_RECORD_BYTES} bytes, which can be read again, found {found}");
-            return Err(failed("write", RECORD)(io::Error::other(cause)));
+            return Err(SlotError::io("write", RECORD)(io::Error::other(cause)));
         }
         self.put(RECORD, |file| file.write_all(&bytes))?;
         self.sync_names()?;
@@ -409,19 +406,19 @@ impl<F: Files> Store<F> {
         name: &str,
         content: impl FnOnce(&mut F::Writer) -> io::Result<()>,
     ) -> Result<(), SlotError> {
-        let mut file = self.files.create(INCOMING).map_err(failed("create", INCOMING))?;
-        content(&mut file).map_err(failed("write", INCOMING))?;
+        let mut file = self.files.create(INCOMING).map_err(SlotError::io("create", INCOMING))?;
+        content(&mut file).map_err(SlotError::io("write", INCOMING))?;
         self.finish(file, name)
     }
 
     /// Gives a file that has been written its name.
     fn finish(&self, file: F::Writer, name: &str) -> Result<(), SlotError> {
-        self.files.sync(file).map_err(failed("sync", INCOMING))?;
-        self.files.rename(INCOMING, name).map_err(failed("rename to", name))
+        self.files.sync(file).map_err(SlotError::io("sync", INCOMING))?;
+        self.files.rename(INCOMING, name).map_err(SlotError::io("rename to", name))
     }
 
     fn sync_names(&self) -> Result<(), SlotError> {
-        self.files.sync_names().map_err(failed("sync names in", "the folder"))
+        self.files.sync_names().map_err(SlotError::io("sync names in", "the folder"))
     }
 }
 

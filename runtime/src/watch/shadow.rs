@@ -56,7 +56,7 @@ impl Shadow {
         })
     }
 
-    /// Scores the face at `bbox` of `picture` too. A network that fails gives no number, which ends the comparison.
+    /// Scores the face at `bbox` of `picture` too. A network that fails ends the comparison.
     pub(super) fn look(&mut self, picture: &RgbImage, track_id: u32, bbox: &Rect, ours: Ours) {
         if bbox.w.max(bbox.h) < self.rules.min_face_px {
             return;
@@ -64,8 +64,11 @@ impl Shadow {
         let input = &self.manifest.input;
         let crop = self.cropper.crop(picture, bbox, input.margin, input.size_px);
         let start = Instant::now();
-        let score = self.classifier.scores(&[&crop]).ok().and_then(|scores| scores.first().copied());
-        let (score, time_s) = (score.unwrap_or(f32::NAN), start.elapsed().as_secs_f32());
+        let scores = match self.classifier.scores(&[&crop]) {
+            Ok(scores) => scores,
+            Err(error) => return self.comparison.fail(error.to_string()),
+        };
+        let (score, time_s) = (scores.first().copied().unwrap_or(f32::NAN), start.elapsed().as_secs_f32());
         let at = self.people.iter().position(|(id, _)| *id == track_id).unwrap_or_else(|| {
             self.people.push((track_id, Scores::new()));
             self.people.len() - 1
@@ -88,11 +91,6 @@ impl Shadow {
     /// A face is over.
     pub(super) fn forget(&mut self, track_id: u32) {
         self.people.retain(|(id, _)| *id != track_id);
-    }
-
-    /// Looks that both have scored.
-    pub fn n_looks(&self) -> u32 {
-        self.comparison.n_looks()
     }
 
     /// Whether it may take over; `None` while too little was seen.

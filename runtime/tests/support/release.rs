@@ -10,6 +10,8 @@ use ed25519_dalek::SigningKey;
 
 /// The time of the tests, s since 1970.
 pub(crate) const NOW_S: u64 = 1_800_000_000;
+/// The real clock is not there yet.
+const NEVER_S: u64 = 100_000_000_000;
 
 /// Independent of the model that ships, so that bundles of the tests are the same bytes whatever it is.
 const MANIFEST: &str = include_str!("manifest.json");
@@ -44,6 +46,12 @@ pub(crate) fn listed(key: &SigningKey) -> ListedKey {
 pub(crate) fn key_list(serial: u64, keys: &[SigningKey]) -> Signed {
     let list = KeyList::new(serial, 1, keys.iter().map(listed).collect()).unwrap();
     signed_list(&list, &[root()])
+}
+
+/// As [`key_list`], with keys that don't expire.
+pub(crate) fn lasting_list(serial: u64, keys: &[SigningKey]) -> Signed {
+    let lasting = |key| ListedKey { expires_unix_s: NEVER_S, ..listed(key) };
+    signed_list(&KeyList::new(serial, 1, keys.iter().map(lasting).collect()).unwrap(), &[root()])
 }
 
 /// A key list with the signatures of these keys.
@@ -108,6 +116,13 @@ impl Draft {
     /// A bundle whose network is noise: good to be moved about, not to be run.
     pub(crate) fn of_noise(seed: u64, n_bytes: usize) -> Self {
         Draft::new(&noise(seed, n_bytes), 16, &[(noise(seed + 1, 768), [0, 1])])
+    }
+
+    /// The same for programs that ask the real clock: neither it nor its key list expires.
+    pub(crate) fn lasting(mut self) -> Self {
+        self.key_list = lasting_list(1, &[signer()]);
+        self.release().expires_unix_s = NEVER_S;
+        self
     }
 
     pub(crate) fn release(&mut self) -> &mut Release {

@@ -19,7 +19,8 @@ Exit codes:
   1  the bundle can't be read, or is none
   2  the command line is wrong
   3  no connection: host, key or network; or it broke and nothing arrived for --patience
-  4  the device can't take a bundle: no candor there, a wrong configuration, no room, another protocol
+  4  the device can't take a bundle: no candor there, a wrong configuration, no room, another protocol, or it was busy with
+     another transfer for --patience
   5  the device refuses the bundle; its slots are as they were
   6  --wait: the device gave the bundle up
   7  --wait: not confirmed in time; the bundle stays where it is";
@@ -46,11 +47,11 @@ pub struct Args {
     #[arg(long, value_name = "PATH", default_value = "candor")]
     candor: String,
     /// candor's configuration on the device, with [slots].
-    #[arg(long, value_name = "PATH", default_value = "/etc/candor.toml")]
+    #[arg(long, value_name = "PATH", default_value = "/etc/candor/candor.toml")]
     config: String,
-    /// Run candor there through `sudo -n`.
-    #[arg(long)]
-    sudo: bool,
+    /// Run candor there through `sudo -n`, as this user; the Debian package's service runs as candor [without USER: root].
+    #[arg(long, value_name = "USER", num_args = 0..=1, require_equals = true, default_missing_value = "root")]
+    sudo: Option<String>,
     /// The port of ssh.
     #[arg(long, short, value_name = "PORT")]
     port: Option<u16>,
@@ -95,7 +96,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         options: args.ssh_option.clone(),
         candor: args.candor.clone(),
         config: args.config.clone(),
-        sudo: args.sudo,
+        sudo: args.sudo.clone(),
     };
     target.check()?;
     let parcel = Parcel::open(&args.bundle)?;

@@ -94,7 +94,8 @@ pub(super) enum Delivered {
     Held(String),
 }
 
-/// Sends the bundle; a connection that breaks is made again until nothing has arrived for `patience`.
+/// Sends the bundle; a connection that breaks, or finds the device busy, is made again until nothing has arrived for
+/// `patience`.
 ///
 /// # Errors
 /// [`FlashError`].
@@ -114,8 +115,13 @@ pub(super) fn send(
                 (pause, last_progress) = (FIRST_PAUSE, Instant::now());
             }
         };
+        let mut is_busy = false;
         let why = match attempt(target, parcel, &mut arrived) {
             Ok(Answer::Delivered(delivered)) => return Ok(delivered),
+            Ok(Answer::Busy(why)) => {
+                is_busy = true;
+                why
+            }
             Ok(Answer::Again(why)) => {
                 n_again += 1;
                 if n_again > MOST_AGAIN {
@@ -128,7 +134,12 @@ pub(super) fn send(
             Err(Trouble::Passing(why)) => why,
         };
         if last_progress.elapsed() + pause > patience {
-            return Err(FlashError::Unreachable { target: target.name.clone(), why });
+            let target = target.name.clone();
+            return Err(if is_busy {
+                FlashError::Device { target, why }
+            } else {
+                FlashError::Unreachable { target, why }
+            });
         }
         watcher.broke(&why, pause);
         thread::sleep(pause);
@@ -140,6 +151,8 @@ pub(super) fn send(
 enum Answer {
     Delivered(Delivered),
     Again(String),
+    /// The device has to do with somebody else.
+    Busy(String),
 }
 
 /// One connection.
@@ -203,7 +216,7 @@ fn last_word(link: &Link, target: &Target, line: &str) -> Result<Answer, Trouble
             Ok(Answer::Delivered(Delivered::Held(format!("{name}: {state}"))))
         }
         "again" => Ok(Answer::Again(text)),
-        "busy" => Err(Trouble::Passing(text)),
+        "busy" => Ok(Answer::Busy(text)),
         "refused" => Err(FlashError::Refused { target, why: text }.into()),
         "failed" => Err(FlashError::Device { target, why: text }.into()),
         _ => Err(link.broken(&unknown(line)).into()),

@@ -34,7 +34,8 @@ pub(super) struct Target {
     pub(super) candor: String,
     /// On the device.
     pub(super) config: String,
-    pub(super) sudo: bool,
+    /// The user there.
+    pub(super) sudo: Option<String>,
 }
 
 impl Target {
@@ -50,6 +51,12 @@ impl Target {
             let (what, expected) = ("device", "[user@]host");
             return Err(FlashError::Usage { what, expected, found: self.name.clone() });
         }
+        if let Some(user) = &self.sudo
+            && (user.is_empty() || !is_name(user))
+        {
+            let (what, expected) = ("--sudo", "a user of the device");
+            return Err(FlashError::Usage { what, expected, found: user.clone() });
+        }
         for (what, path) in [("--candor", &self.candor), ("--config", &self.config)] {
             let is_path = !path.is_empty() && !path.starts_with('-') && !path.contains(char::is_control);
             if !is_path {
@@ -60,9 +67,10 @@ impl Target {
         Ok(())
     }
 
-    /// What the device's shell is given: always the same words, of which two are quoted paths.
+    /// What the device's shell is given: always the same words, and the paths and the user as quoted ones.
     pub(super) fn remote_command(&self) -> String {
-        let sudo = if self.sudo { "sudo -n -- " } else { "" };
+        let sudo =
+            self.sudo.as_ref().map_or(String::new(), |user| format!("sudo -n -u {} -- ", quoted(user)));
         format!("{sudo}{} slot receive --config {}", quoted(&self.candor), quoted(&self.config))
     }
 
@@ -113,8 +121,8 @@ mod tests {
             ssh_config: None,
             options: Vec::new(),
             candor: candor.into(),
-            config: "/etc/candor.toml".into(),
-            sudo: false,
+            config: "/etc/candor/candor.toml".into(),
+            sudo: None,
         }
     }
 
@@ -136,6 +144,18 @@ mod tests {
         }
         for path in ["", "-c", "a\nb"] {
             assert!(target("host", path).check().is_err(), "{path:?}");
+        }
+        for (user, command) in [
+            ("candor", "sudo -n -u candor -- candor slot receive --config /etc/candor/candor.toml"),
+            ("a;b", "sudo -n -u 'a;b' -- candor slot receive --config /etc/candor/candor.toml"),
+        ] {
+            let target = Target { sudo: Some(user.into()), ..target("host", "candor") };
+            target.check().unwrap();
+            assert_eq!(target.remote_command(), command);
+        }
+        for user in ["", "-s", "a b", "a\nb"] {
+            let target = Target { sudo: Some(user.into()), ..target("host", "candor") };
+            assert!(target.check().is_err(), "{user:?}");
         }
         for name in ["host", "me@10.0.0.7", "me@fe80::1%eth0", "a@b@host"] {
             target(name, "candor").check().unwrap();

@@ -16,26 +16,19 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use candor::bundle::{Digest, KeyList, ListedKey, PublicKey, Signs};
+use candor::bundle::{Digest, PublicKey};
 use candor::slot::{Folder, Name, Slot, Store};
 
 use crate::random::Random;
-use crate::release::{Draft, key, root, roots, signed_list, signer};
+use crate::release::{Draft, key, root, roots};
 use crate::sshd::{Sshd, Wire};
 
-/// The real clock is not there yet.
-const NEVER_S: u64 = 100_000_000_000;
 /// Cuts of an ordinary test run.
 const N_CUTS: usize = 50;
 
 /// A bundle that doesn't expire, to be moved about.
 fn draft(seed: u64, n_bytes: usize) -> Draft {
-    let mut draft = Draft::of_noise(seed, n_bytes);
-    let public = PublicKey::of(&signer());
-    let listed = ListedKey { name: "release".into(), public, expires_unix_s: NEVER_S, signs: Signs::Bundles };
-    draft.key_list = signed_list(&KeyList::new(1, 1, vec![listed]).unwrap(), &[root()]);
-    draft.release().expires_unix_s = NEVER_S;
-    draft
+    Draft::of_noise(seed, n_bytes).lasting()
 }
 
 /// A device's files: its configuration, its slots, and candor under a name that a shell must not touch.
@@ -279,6 +272,23 @@ fn two_at_once_come_one_after_the_other() {
     assert_eq!(store.record().history.len(), 2, "each was installed once");
     drop(store);
     device.expect_staged(last);
+}
+
+#[test]
+fn a_device_that_stays_busy_is_not_out_of_reach() {
+    let Some(sshd) = Sshd::start() else { return };
+    let Some(device) = Device::new(1 << 20) else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let bundle = write(scratch.path(), &draft(1, 1000).bytes());
+    drop(device.store());
+    let other = fs::File::create(device.slots().join("receiving")).unwrap();
+    other.lock().unwrap();
+    let config = sshd.client_config(sshd.port(), "user");
+    let (code, said) = run(device.flash(&config, &bundle, &["--patience", "1"]));
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("another transfer is under way"), "{said}");
+    drop(other);
+    assert_eq!(run(device.flash(&config, &bundle, &[])).0, Some(0));
 }
 
 #[test]

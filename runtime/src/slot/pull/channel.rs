@@ -6,14 +6,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::web::{Web, is_address};
-use super::{Wanted, fetch, locked, memo};
+use super::{Wanted, fetch, memo};
 use crate::bundle::{
     Channel, ChannelError, Digest, MAX_CHANNEL_BYTES, UnverifiedChannel, VerifiedChannel, to_hex,
 };
 use crate::outlet::secret::{self, SecretError};
 use crate::slot::dropped::settled;
 use crate::slot::receive::Place;
-use crate::slot::{Outcome, SlotError};
+use crate::slot::{Outcome, SlotError, Store};
 
 /// What is remembered, in the slots' folder.
 const MEMO: &str = "channel";
@@ -102,7 +102,7 @@ struct Memo {
 struct Settled {
     digest: Digest,
     text: String,
-    /// For a bundle that was refused, by which file and which program: another of either has it tried again.
+    /// For a bundle that may pass later, by which file and which program it was refused.
     refused_at: Option<(u64, String)>,
 }
 
@@ -130,7 +130,7 @@ impl Follower {
         };
         let file = UnverifiedChannel::read(&bytes[..])?;
         // Alone with the folder until it is decided whether there is something to fetch.
-        let mut store = locked(place)?;
+        let mut store = Store::locked(place.folder)?;
         let mut memo: Memo = memo::read(place.folder, MEMO)?;
         if memo.name != self.settings.name {
             memo = Memo { device: memo.device, name: self.settings.name.clone(), ..Memo::default() };
@@ -178,18 +178,20 @@ impl Follower {
             url: &self.settings.address(&channel.bundle.url),
             origin: &format!("channel {}, serial {}", channel.name, channel.serial),
         };
-        let outcome = match fetch(place, &self.web, &wanted) {
+        // Another file of the channel, or another program, has what the device refused for its own sake tried again.
+        let again = || Some((channel.serial, env!("CARGO_PKG_VERSION").to_owned()));
+        let (outcome, refused_at) = match fetch(place, &self.web, &wanted) {
             Err(SlotError::Refused(why)) => return Ok(Outcome::Waits(why.to_string())),
             Err(error) if error.is_of_disk() => return Err(error),
-            Err(error) => Outcome::Refused(error.to_string()),
-            Ok(outcome) => outcome,
+            Err(error) => {
+                let is_final = error.is_of_bytes();
+                (Outcome::Refused(error.to_string()), if is_final { None } else { again() })
+            }
+            Ok(outcome @ Outcome::Installed(_)) => (outcome, None),
+            Ok(outcome @ Outcome::Refused(_)) => (outcome, again()),
+            Ok(outcome) => return Ok(outcome),
         };
-        let refused_at = match &outcome {
-            Outcome::Installed(_) => None,
-            Outcome::Refused(_) => Some((channel.serial, env!("CARGO_PKG_VERSION").to_owned())),
-            Outcome::Known(_) | Outcome::Waits(_) | Outcome::Failed(_) => return Ok(outcome),
-        };
-        let _alone = locked(place)?;
+        let _alone = Store::locked(place.folder)?;
         let mut memo: Memo = memo::read(place.folder, MEMO)?;
         memo.settled = Some(Settled { digest, text: outcome.text(), refused_at });
         memo::write(place.folder, MEMO, &memo)?;
@@ -244,11 +246,8 @@ fn share(device: &str, bundle: Digest) -> f64 {
 
 fn lot() -> Result<String, SlotError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| SlotError::Io {
-        operation: "draw from",
-        file: "the system's randomness".to_owned(),
-        cause: error.into(),
-    })?;
+    let drawn = getrandom::fill(&mut bytes).map_err(std::io::Error::from);
+    drawn.map_err(SlotError::io("draw from", "the system's randomness"))?;
     Ok(to_hex(&bytes))
 }
 

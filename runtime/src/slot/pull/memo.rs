@@ -1,21 +1,17 @@
 //! What a source has to remember: a JSON file in the slots' folder, replaced whole.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::files;
 use crate::slot::SlotError;
 
 /// Most bytes of such a file.
 const MAX_BYTES: u64 = 1 << 16;
-
-fn failed(operation: &'static str, file: &Path) -> impl FnOnce(io::Error) -> SlotError {
-    let file = file.display().to_string();
-    move |cause| SlotError::Io { operation, file, cause }
-}
 
 /// What was remembered under `name`; nothing where that is nothing.
 ///
@@ -28,7 +24,7 @@ pub(super) fn read<T: DeserializeOwned + Default>(folder: &Path, name: &str) -> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
         opened => opened.and_then(|file| file.take(MAX_BYTES).read_to_end(&mut bytes)),
     }
-    .map_err(failed("read", &path))?;
+    .map_err(SlotError::io("read", &path))?;
     let damaged = |error| SlotError::Record(format!("{}: {error}", path.display()));
     serde_json::from_slice(&bytes).map_err(damaged)
 }
@@ -38,13 +34,8 @@ pub(super) fn read<T: DeserializeOwned + Default>(folder: &Path, name: &str) -> 
 /// # Errors
 /// [`SlotError::Io`].
 pub(super) fn write<T: Serialize>(folder: &Path, name: &str, memo: &T) -> Result<(), SlotError> {
-    let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(memo)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(failed("write", &new))
+    let path = folder.join(name);
+    let written = serde_json::to_vec_pretty(memo).map_err(io::Error::from);
+    let written = written.and_then(|bytes| files::replace(&path, 0o644, &bytes));
+    written.map(drop).map_err(SlotError::io("write", &path))
 }

@@ -15,7 +15,7 @@ pub use self::hawkbit::Settings as HawkbitSettings;
 use self::web::{Web, WebError};
 use super::part::Part;
 use super::receive::{Ending, Place, arrived, fits, is_full};
-use super::{Folder, Outcome, Settings, SlotError, Store};
+use super::{Outcome, Settings, SlotError};
 use crate::bundle::Digest;
 use crate::outlet::secret::SecretError;
 
@@ -101,13 +101,6 @@ impl Puller {
 fn chance() -> f64 {
     // Devices that all have no randomness would only come together.
     f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
-}
-
-/// The slots, alone.
-fn locked(place: &Place<'_>) -> Result<Store<Folder>, SlotError> {
-    let file = place.folder.display().to_string();
-    let folder = Folder::lock(place.folder);
-    Store::open(folder.map_err(|cause| SlotError::Io { operation: "lock", file, cause })?)
 }
 
 /// A bundle that is wanted.

@@ -13,7 +13,7 @@ use serde_json::json;
 use self::wire::{Action, Cancel, Poll, seconds, the_bundle};
 use super::channel::Wrong;
 use super::web::{Web, WebError, is_address};
-use super::{Wanted, fetch, locked, memo};
+use super::{Wanted, fetch, memo};
 use crate::bundle::Digest;
 use crate::outlet::secret::{self, SecretError};
 use crate::slot::receive::Place;
@@ -181,7 +181,7 @@ impl Client {
 
     /// Says what the device is.
     fn introduce(&self, place: &Place<'_>, url: &str) -> Result<Result<(), String>, SlotError> {
-        let store = locked(place)?;
+        let store = Store::locked(place.folder)?;
         let slots = &store.record().slots;
         let held = slots.current().and_then(|name| slots.slot(name).held());
         let data = json!({
@@ -229,7 +229,7 @@ impl Client {
             Err(error) => return Ok(Outcome::Failed(error)),
         };
         let stop_id = cancel.cancel_action.stop_id;
-        let mut store = locked(place)?;
+        let mut store = Store::locked(place.folder)?;
         let memo: Memo = memo::read(place.folder, MEMO)?;
         let digest = memo.digest.filter(|_| memo.action == stop_id);
         let step = match digest.and_then(|digest| settled(&store, digest)) {
@@ -269,7 +269,7 @@ impl Client {
             Ok(found) => found,
             Err(why) => return Ok(closed(why)),
         };
-        let store = locked(place)?;
+        let store = Store::locked(place.folder)?;
         let memo: Memo = memo::read(place.folder, MEMO)?;
         if memo.action == action.id
             && let Some((is_good, text)) = memo.ended.clone()
@@ -305,7 +305,7 @@ impl Client {
             Outcome::Waits(_) | Outcome::Known(_) => Some(Step::Proceeding(text)),
         };
         if let Some(step @ Step::Closed(..)) = &step {
-            self.remember(place, &locked(place)?, action, digest, Some(step))?;
+            self.remember(place, &Store::locked(place.folder)?, action, digest, Some(step))?;
         }
         Ok((outcome, step))
     }
