@@ -203,6 +203,20 @@ fn a_bad_trial_and_a_bad_bundle_are_failures_with_their_reasons() {
     let path = |n| format!("/deploymentBase/{n}/feedback");
     assert_eq!(hawkbit.told(), [step(&path(11), "closed", "failure", "test 0.1.0: contrary verdicts")]);
 
+    // Whoever assigns it once more wants it tried once more; and somebody else may come in between.
+    hawkbit.assign(&server, "13", &bundle(1));
+    hawkbit.set(|state| state.cut = Some(1000));
+    device.expect("1000 bytes are kept");
+    device.expect("installed: test 0.1.0");
+    hawkbit.told();
+    device.store().roll_back("by hand", NOW_S).unwrap();
+    let limits = candor::slot::Settings::default();
+    device.store().install(&bundle(2)[..], &crate::release::roots(), &limits, NOW_S).unwrap();
+    device.expect("another model was installed in its place");
+    let told = hawkbit.told();
+    assert_eq!(told, [step(&path(13), "closed", "failure", "another model was installed in its place")]);
+    device.store().roll_back("by hand", NOW_S).unwrap();
+
     let mut stranger = Draft::of_noise(3, 1000);
     stranger.signers = vec![crate::release::key(9)];
     hawkbit.assign(&server, "12", &stranger.bytes());

@@ -89,10 +89,9 @@ fn main() {
     assert_eq!(target.config_data_hits(), 1, "attributes");
 
     // Cancelled before it was tried.
-    let (proceeding, success) = (Execution::Proceeding, Finished::Success);
     let staged = "installed; its trial decides";
     assign(&target, "10", bundle, &sha256(bundle));
-    let told = target.expect_deployment_feedback("10", proceeding.clone(), Finished::None, None, vec![staged]);
+    let told = target.expect_deployment_feedback("10", Execution::Proceeding, Finished::None, None, vec![staged]);
     device.pull(0, "installed: ");
     device.pull(0, staged);
     assert_eq!(told.calls(), 2, "each run of the program says it once");
@@ -100,7 +99,7 @@ fn main() {
     let name = format!("{} {}", held["id"].as_str().unwrap(), held["version"].as_str().unwrap());
     let given_up = format!("{name} is given up");
     target.cancel_action("10");
-    let told = target.expect_cancel_feedback("10", Execution::Closed, success.clone(), vec![&given_up]);
+    let told = target.expect_cancel_feedback("10", Execution::Closed, Finished::Success, vec![&given_up]);
     device.pull(0, &given_up);
     assert_eq!(told.calls(), 1, "the cancellation");
 
@@ -111,20 +110,20 @@ fn main() {
     std::fs::write(&token, "Keydoor-8\n").unwrap();
     assign(&target, "11", bundle, &"0".repeat(64));
     let failed = "the download failed; it is tried again";
-    let told = target.expect_deployment_feedback("11", proceeding.clone(), Finished::None, None, vec![failed]);
+    let told = target.expect_deployment_feedback("11", Execution::Proceeding, Finished::None, None, vec![failed]);
     device.pull(3, "expected SHA-256");
     assert_eq!(told.calls(), 1, "a download that isn't what was announced");
 
     // A trial that goes well.
     assign(&target, "12", bundle, &sha256(bundle));
-    let told = target.expect_deployment_feedback("12", proceeding, Finished::None, None, vec![staged]);
+    let told = target.expect_deployment_feedback("12", Execution::Proceeding, Finished::None, None, vec![staged]);
     device.pull(0, "installed: ");
     assert_eq!(told.calls(), 1, "an assignment");
     let (_, code) = device.run(&["scan", video.to_str().unwrap()]);
     assert_eq!(code, 0);
     assert_eq!(device.run(&["slot", "confirm"]).1, 0);
     let good = format!("{name} was found good and runs");
-    let told = target.expect_deployment_feedback("12", Execution::Closed, success, None, vec![&good]);
+    let told = target.expect_deployment_feedback("12", Execution::Closed, Finished::Success, None, vec![&good]);
     device.pull(0, &good);
     assert_eq!(told.calls(), 1, "the end of the trial");
     println!("\nhawkbit_mock: attributes, assignment, cancellation, broken download, end of a trial: as the API has it");

@@ -97,6 +97,8 @@ impl Settings {
 struct Memo {
     action: String,
     digest: Option<Digest>,
+    /// The slots have had its bundle since it was assigned.
+    was_staged: bool,
     /// What it came to, where it is over: the server may not have heard.
     ended: Option<(bool, String)>,
 }
@@ -125,6 +127,14 @@ impl Step {
     fn text(&self) -> &str {
         match self {
             Step::Proceeding(text) | Step::Closed(_, text) | Step::Rejected(text) => text,
+        }
+    }
+
+    /// What it came to, where it is over.
+    fn ended(&self) -> Option<(bool, String)> {
+        match self {
+            Step::Closed(is_good, text) => Some((*is_good, text.clone())),
+            Step::Proceeding(_) | Step::Rejected(_) => None,
         }
     }
 }
@@ -270,15 +280,27 @@ impl Client {
             Err(why) => return Ok(closed(why)),
         };
         let store = Store::locked(place.folder)?;
-        let memo: Memo = memo::read(place.folder, MEMO)?;
-        if memo.action == action.id
-            && let Some((is_good, text)) = memo.ended.clone()
-        {
+        let before: Memo = memo::read(place.folder, MEMO)?;
+        let mut memo = match before.action == action.id {
+            true => before.clone(),
+            false => Memo { action: action.id.clone(), digest: Some(digest), ..Memo::default() },
+        };
+        if let Some((is_good, text)) = memo.ended {
             return Ok((Outcome::Known(text.clone()), Some(Step::Closed(is_good, text))));
         }
-        if let Some(step) = settled(&store, digest) {
-            if matches!(step, Step::Closed(..)) {
-                self.remember(place, &store, action, digest, Some(&step))?;
+        let step = match settled(&store, digest) {
+            // Whoever assigns again what was found bad before wants it tried again.
+            Some(Step::Closed(false, _)) if !memo.was_staged => None,
+            None if memo.was_staged => {
+                Some(Step::Closed(false, "another model was installed in its place".to_owned()))
+            }
+            step => step,
+        };
+        if let Some(step) = step {
+            memo.was_staged = true;
+            memo.ended = step.ended();
+            if memo != before {
+                memo::write(place.folder, MEMO, &memo)?;
             }
             return Ok((Outcome::Known(step.text().to_owned()), Some(step)));
         }
@@ -286,7 +308,7 @@ impl Client {
             return Ok((Outcome::Waits("the server's maintenance window is closed".to_owned()), None));
         }
         // So that a cancellation finds it, whatever happens next.
-        self.remember(place, &store, action, digest, None)?;
+        memo::write(place.folder, MEMO, &memo)?;
         drop(store);
         let origin = format!("hawkBit action {}", action.id);
         let wanted = Wanted { digest, size_bytes: artifact.size, url, origin: &origin };
@@ -298,32 +320,17 @@ impl Client {
         };
         let text = outcome.text();
         let step = match &outcome {
-            Outcome::Installed(_) => Some(Step::Proceeding("installed; its trial decides".to_owned())),
-            Outcome::Refused(_) => Some(Step::Closed(false, text)),
+            Outcome::Installed(_) => Step::Proceeding("installed; its trial decides".to_owned()),
+            Outcome::Refused(_) => Step::Closed(false, text),
             // The same words each time: a server keeps all that it is told.
-            Outcome::Failed(_) => Some(Step::Proceeding("the download failed; it is tried again".to_owned())),
-            Outcome::Waits(_) | Outcome::Known(_) => Some(Step::Proceeding(text)),
+            Outcome::Failed(_) => Step::Proceeding("the download failed; it is tried again".to_owned()),
+            Outcome::Waits(_) | Outcome::Known(_) => Step::Proceeding(text),
         };
-        if let Some(step @ Step::Closed(..)) = &step {
-            self.remember(place, &Store::locked(place.folder)?, action, digest, Some(step))?;
-        }
-        Ok((outcome, step))
-    }
-
-    /// Keeps which bundle an action is about, and what it came to; whoever calls is alone with the folder.
-    fn remember(
-        &self,
-        place: &Place<'_>,
-        _alone: &Store<Folder>,
-        action: &Action,
-        digest: Digest,
-        step: Option<&Step>,
-    ) -> Result<(), SlotError> {
-        let ended = step.and_then(|step| match step {
-            Step::Closed(is_good, text) => Some((*is_good, text.clone())),
-            Step::Proceeding(_) | Step::Rejected(_) => None,
-        });
-        memo::write(place.folder, MEMO, &Memo { action: action.id.clone(), digest: Some(digest), ended })
+        memo.was_staged = matches!(outcome, Outcome::Installed(_));
+        memo.ended = step.ended();
+        let _alone = Store::locked(place.folder)?;
+        memo::write(place.folder, MEMO, &memo)?;
+        Ok((outcome, Some(step)))
     }
 }
 
