@@ -15,7 +15,13 @@ pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<File> 
     let new = with_ending(path, ".new");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true).mode(mode);
-    let mut file = options.open(&new)?;
+    let mut file = match options.open(&new) {
+        // What another user's attempt has left, who was cut off.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && fs::remove_file(&new).is_ok() => {
+            options.open(&new)?
+        }
+        opened => opened?,
+    };
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;

@@ -146,6 +146,15 @@ impl UnverifiedChannel {
         self.channel.write(into)
     }
 
+    /// The key list that counts, once root keys have signed it: the file's own, or `known` where that is newer.
+    ///
+    /// # Errors
+    /// [`ChannelError::Trust`].
+    pub fn list(&self, roots: &Roots, known: Option<&KeyList>) -> Result<KeyList, ChannelError> {
+        let carried = roots.check(&self.key_list)?;
+        Ok(list_that_counts(&carried, known)?.clone())
+    }
+
     /// Checks the key list against `roots` and the channel against the key list, and parses both, each only once its
     /// signatures hold. `known`, a list with a higher serial, counts instead of the file's own. Keys that have expired
     /// at `now_unix_s` don't count; whether the channel has, the caller judges.

@@ -236,7 +236,7 @@ impl Outcome {
 }
 
 /// What the slots already say about a bundle.
-pub(super) fn settled(store: &Store<Folder>, digest: Digest) -> Option<Outcome> {
+fn settled(store: &Store<Folder>, digest: Digest) -> Option<Outcome> {
     let slots = &store.record().slots;
     for name in Name::ALL {
         match slots.slot(name) {
@@ -285,7 +285,8 @@ fn open(path: &Path) -> io::Result<(File, Mark)> {
     Ok((file, mark))
 }
 
-fn is_of_reader(cause: &io::Error) -> bool {
+/// Whether a bundle couldn't be read, which says nothing about it.
+pub(super) fn is_of_reader(cause: &io::Error) -> bool {
     !matches!(cause.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
 }
 

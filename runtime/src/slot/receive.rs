@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::folder::Folder;
 use super::part::Part;
-use super::state::{Held, Name, Slot};
+use super::state::{Held, Name, Refusal, Slot};
 use super::store::Store;
 use super::{Settings, SlotError};
 use crate::bundle::{BundleError, Digest, MAX_HEAD_BYTES, Roots};
@@ -308,6 +308,13 @@ pub(super) fn arrived(
         return Ok(Ending::Again(format!("expected SHA-256 {digest}, found {found}")));
     }
     let mut store = Store::locked(place.folder)?;
+    // Whoever staged another one meanwhile wanted it tried; a person who sends one wants that.
+    let slots = &store.record().slots;
+    if let Some(name) = slots.candidate().filter(|_| origin.is_some())
+        && slots.slot(name).held().is_some_and(|held| held.digest != digest)
+    {
+        return Err(Refusal::OtherWaits(name).into());
+    }
     let now_unix_s = (place.now_unix_s)();
     let held = store.install_from(part.reader()?, place.roots, place.limits, now_unix_s, origin);
     let outcome = held.map(Ending::Installed);

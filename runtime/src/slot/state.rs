@@ -94,6 +94,9 @@ pub enum Refusal {
     /// A trial is running.
     #[error("slot {0:?}: a trial is running: confirm it or roll it back first")]
     TrialRuns(Name),
+    /// Another bundle is to be tried first.
+    #[error("slot {0:?}: another bundle is to be tried first")]
+    OtherWaits(Name),
     /// Nothing is in trial.
     #[error("nothing to confirm: no slot is in trial")]
     NothingInTrial,

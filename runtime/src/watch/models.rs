@@ -268,6 +268,8 @@ impl Keeper {
             return Ok(());
         };
         let mut store = Store::open(folder)?;
+        // A device that has lost its own key list has no bundle to blame.
+        store.key_list(&self.roots)?;
         let candidate = store.record().slots.candidate();
         let Boot::Trial(held) = store.boot(self.settings.trial_boots, now_unix_s())? else {
             // Its starts were used up by runs that didn't end.
@@ -387,6 +389,7 @@ fn write_down(
                 store.ran_well(trial.held.digest, now_unix_s())?;
                 trial.is_counted = true;
             }
+            store.key_list(roots)?;
             let reason = format!(
                 "{} looks beside the model before: {:.1} % contrary verdicts, mean score {:+.3}, {:.2} times the time",
                 alike.n_looks,

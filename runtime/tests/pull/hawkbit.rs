@@ -192,7 +192,7 @@ fn an_action_is_over_when_its_trial_is() {
 
 #[test]
 fn a_bad_trial_and_a_bad_bundle_are_failures_with_their_reasons() {
-    let (hawkbit, server, mut device, _scratch) = pair();
+    let (hawkbit, server, mut device, scratch) = pair();
     hawkbit.assign(&server, "11", &bundle(1));
     device.expect("installed");
     device.store().boot(3, NOW_S).unwrap();
@@ -224,10 +224,13 @@ fn a_bad_trial_and_a_bad_bundle_are_failures_with_their_reasons() {
     let told = hawkbit.told();
     assert!(told[0].3.contains("is not in the key list"), "{told:?}");
     assert_eq!((told.len(), told[0].1.as_str(), told[0].2.as_str()), (1, "closed", "failure"));
-    // Told once, fetched once, also by the next run of the program.
+    // Told once by each run of the program, and fetched once.
     server.asked();
     device.expect("is not in the key list");
     assert_eq!(hawkbit.told(), []);
+    device.restart(&asks(&server, &scratch.path().join("token")));
+    device.expect("is not in the key list");
+    assert_eq!(hawkbit.told().len(), 1);
     assert!(server.asked().iter().all(|request| !request.path.ends_with(".bundle")));
 }
 
@@ -334,6 +337,41 @@ fn what_is_cancelled_is_given_up_unless_it_is_too_late() {
 }
 
 #[test]
+fn another_server_counts_from_its_own_beginning() {
+    let (hawkbit, server, mut device, scratch) = pair();
+    hawkbit.assign(&server, "11", &bundle(1));
+    device.expect("installed");
+    device.confirm();
+    device.expect("was found good and runs");
+    let (other, token) = (Hawkbit::default(), scratch.path().join("token"));
+    let other_server = other.serve();
+    device.restart(&asks(&other_server, &token));
+    other.assign(&other_server, "11", &bundle(2));
+    device.expect("installed: test 0.1.0");
+    device.confirm();
+    device.expect("was found good and runs");
+    // The model before is still there: nothing has to be fetched or tried to go back to it.
+    other.assign(&other_server, "12", &bundle(1));
+    (other.told(), other_server.asked());
+    device.expect("back to test 0.1.0");
+    let path = "/deploymentBase/12/feedback";
+    assert_eq!(other.told(), [step(path, "closed", "success", "back to test 0.1.0")]);
+    assert!(other_server.asked().iter().all(|request| !request.path.ends_with(".bundle")));
+    assert_eq!(device.next(), Some(Digest::of(&bundle(1))));
+
+    // Somebody has staged another one by hand; and a name that would be no good in a history.
+    let limits = candor::slot::Settings::default();
+    device.store().install(&bundle(4)[..], &crate::release::roots(), &limits, NOW_S).unwrap();
+    other.assign(&other_server, "13", &bundle(3));
+    device.expect("waits: test 0.1.0 is to be tried first");
+    assert_eq!(device.next(), Some(Digest::of(&bundle(4))));
+    other.assign(&other_server, &"9".repeat(65), &bundle(3));
+    device.expect("id: expected 1 to 64 printable characters");
+    other.assign(&other_server, "1\u{1b}[2J", &bundle(3));
+    device.expect("failed: ");
+}
+
+#[test]
 fn a_device_says_what_it_is_when_it_is_asked() {
     let (hawkbit, server, mut device, scratch) = pair();
     hawkbit.assign(&server, "11", &bundle(1));
@@ -352,6 +390,15 @@ fn a_device_says_what_it_is_when_it_is_asked() {
     assert_eq!(object["data"]["model_sha256"], Digest::of(&bundle(1)).to_string());
     let asked = server.asked();
     assert_eq!(asked.iter().rfind(|request| request.path.ends_with("/configData")).unwrap().method, "PUT");
+
+    // That it can't be told is no reason to leave the work undone.
+    hawkbit.assign(&server, "12", &bundle(2));
+    hawkbit.set(|state| {
+        state.links.insert("configData", "/configData".into());
+        state.feedback_status = 302;
+    });
+    device.expect("feedback: the server says 302");
+    assert_eq!(device.next(), Some(Digest::of(&bundle(2))));
 
     let wrong = scratch.path().join("wrong");
     std::fs::write(&wrong, "other").unwrap();

@@ -1,5 +1,5 @@
-//! Bundles that a device fetches itself: from a channel and from a hawkBit server, with servers that break off, lie,
-//! stand still and replay.
+//! Bundles that a device fetches itself: from a channel and from a hawkBit server, with servers that break off, lie
+//! and replay.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

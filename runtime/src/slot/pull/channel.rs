@@ -6,17 +6,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::web::{Web, is_address};
-use super::{Wanted, fetch, memo};
+use super::{Standing, Wanted, fetch, go_back, memo, standing, waits};
 use crate::bundle::{
-    Channel, ChannelError, Digest, MAX_CHANNEL_BYTES, UnverifiedChannel, VerifiedChannel, to_hex,
+    Channel, ChannelError, Digest, KeyId, MAX_CHANNEL_BYTES, UnverifiedChannel, VerifiedChannel, to_hex,
 };
 use crate::outlet::secret::{self, SecretError};
-use crate::slot::dropped::settled;
 use crate::slot::receive::Place;
-use crate::slot::{Outcome, SlotError, Store};
+use crate::slot::{Folder, Outcome, SlotError, Store};
 
 /// What is remembered, in the slots' folder.
 const MEMO: &str = "channel";
+/// Bad bundles that are remembered.
+const MAX_BAD: usize = 16;
+const DAY_S: u64 = 86_400;
 
 /// Where the channel is; `[slots.channel]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,30 +82,54 @@ impl Settings {
 }
 
 /// What the device has seen of a channel.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Memo {
     /// The device's lot in every rollout: 16 bytes at random, hexadecimal.
     device: String,
     /// The channel's name.
     name: String,
-    /// The highest so far; older files are replayed.
-    serial: u64,
-    /// Of the text with that serial.
-    text: Option<Digest>,
-    /// When that was made: a clock that is behind it is wrong.
-    made_unix_s: u64,
-    /// What became of the bundle that was taken last.
-    settled: Option<Settled>,
+    /// The last text that was believed.
+    last: Option<Last>,
+    /// The bundle that it offers, and what became of that.
+    offer: Option<Offered>,
+    /// Bundles that were found bad, the newest last.
+    bad: Vec<Bad>,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Settled {
+struct Last {
+    /// Lower ones are replayed.
+    serial: u64,
+    /// Another text with the same serial is none.
+    text: Digest,
+    /// A clock that is behind it is wrong.
+    made_unix_s: u64,
+    /// Whoever loses this key has said nothing.
+    signer: KeyId,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Offered {
     digest: Digest,
+    became: Option<Became>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Became {
     text: String,
     /// For a bundle that may pass later, by which file and which program it was refused.
     refused_at: Option<(u64, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bad {
+    digest: Digest,
+    text: String,
 }
 
 /// Follows it.
@@ -128,90 +154,168 @@ impl Follower {
             Ok(bytes) => bytes,
             Err(error) => return Ok(Outcome::Failed(format!("{}: {error}", self.settings.url))),
         };
-        let file = UnverifiedChannel::read(&bytes[..])?;
+        // No channel at all, or half of one, is a server's trouble and may soon be over.
+        let file = match UnverifiedChannel::read(&bytes[..]) {
+            Ok(file) => file,
+            Err(error) => return Ok(Outcome::Failed(format!("{}: {error}", self.settings.url))),
+        };
         // Alone with the folder until it is decided whether there is something to fetch.
         let mut store = Store::locked(place.folder)?;
-        let mut memo: Memo = memo::read(place.folder, MEMO)?;
+        let before: Memo = memo::read(place.folder, MEMO)?;
+        let mut memo = before.clone();
         if memo.name != self.settings.name {
             memo = Memo { device: memo.device, name: self.settings.name.clone(), ..Memo::default() };
         }
         if memo.device.is_empty() {
             memo.device = lot()?;
         }
-        let now_unix_s = (place.now_unix_s)().max(store.record().latest_unix_s).max(memo.made_unix_s);
+        let channel = self.believed(place, &mut store, &file, &mut memo)?;
+        let decided = decide(place, &mut store, &channel, &mut memo)?;
+        if memo != before {
+            memo::write(place.folder, MEMO, &memo)?;
+        }
+        drop(store);
+        decided.map_or_else(|| self.take(place, &channel), Ok)
+    }
+
+    /// What the file says, where it is to be believed; the device's key list becomes its where that is newer.
+    fn believed(
+        &self,
+        place: &Place<'_>,
+        store: &mut Store<Folder>,
+        file: &UnverifiedChannel,
+        memo: &mut Memo,
+    ) -> Result<Channel, SlotError> {
         let known = store.key_list(place.roots)?;
+        let list = file.list(place.roots, known.as_ref())?;
+        memo.last.take_if(|last| !list.keys.iter().any(|key| key.public.id() == last.signer));
+        let clock_unix_s = (place.now_unix_s)().max(store.record().latest_unix_s);
+        let now_unix_s = memo.last.as_ref().map_or(clock_unix_s, |last| clock_unix_s.max(last.made_unix_s));
         let verified = file.verify(place.roots, known.as_ref(), now_unix_s)?;
-        believe(&verified, &memo, now_unix_s)?;
+        believe(&verified, memo, clock_unix_s, now_unix_s)?;
         if known.is_none_or(|known| known.serial < verified.carried.serial) {
             store.take_key_list(&file.key_list)?;
         }
-        let channel = verified.channel;
-        (memo.serial, memo.text, memo.made_unix_s) =
-            (channel.serial, Some(verified.digest), channel.made_unix_s);
-        memo::write(place.folder, MEMO, &memo)?;
-        match settled(&store, channel.bundle.sha256) {
-            Some(outcome @ Outcome::Known(_)) => return Ok(outcome),
-            waits => {
-                if let Some(outcome) = memo.settled_text(&channel).map(Outcome::Known).or(waits) {
-                    return Ok(outcome);
-                }
-            }
+        let VerifiedChannel { channel, signers, digest, .. } = verified;
+        memo.last = signers.first().map(|signer| Last {
+            serial: channel.serial,
+            text: digest,
+            made_unix_s: channel.made_unix_s,
+            signer: signer.public.id(),
+        });
+        if memo.offer.as_ref().is_none_or(|offer| offer.digest != channel.bundle.sha256) {
+            memo.offer = Some(Offered { digest: channel.bundle.sha256, became: None });
         }
-        let lot_percent = share(&memo.device, channel.bundle.sha256);
-        if lot_percent >= channel.rollout_percent {
-            let why = format!(
-                "rolled out to {} % of devices, this one is at {lot_percent:.1} %",
-                channel.rollout_percent
-            );
-            return Ok(Outcome::Waits(why));
-        }
-        drop(store);
-        self.take(place, &channel)
+        Ok(channel)
     }
 
     /// Fetches the offered bundle, and remembers what became of it.
     fn take(&self, place: &Place<'_>, channel: &Channel) -> Result<Outcome, SlotError> {
-        let digest = channel.bundle.sha256;
         let wanted = Wanted {
-            digest,
+            digest: channel.bundle.sha256,
             size_bytes: channel.bundle.size_bytes,
             url: &self.settings.address(&channel.bundle.url),
-            origin: &format!("channel {}, serial {}", channel.name, channel.serial),
+            origin: &origin(channel),
         };
         // Another file of the channel, or another program, has what the device refused for its own sake tried again.
         let again = || Some((channel.serial, env!("CARGO_PKG_VERSION").to_owned()));
-        let (outcome, refused_at) = match fetch(place, &self.web, &wanted) {
-            Err(SlotError::Refused(why)) => return Ok(Outcome::Waits(why.to_string())),
+        let (outcome, refused_at, is_bad) = match fetch(place, &self.web, &wanted) {
             Err(error) if error.is_of_disk() => return Err(error),
-            Err(error) => {
-                let is_final = error.is_of_bytes();
-                (Outcome::Refused(error.to_string()), if is_final { None } else { again() })
-            }
-            Ok(outcome @ Outcome::Installed(_)) => (outcome, None),
-            Ok(outcome @ Outcome::Refused(_)) => (outcome, again()),
+            Err(error) => (Outcome::Refused(error.to_string()), again(), error.is_of_bytes()),
+            Ok(outcome @ Outcome::Installed(_)) => (outcome, None, false),
+            Ok(outcome @ Outcome::Refused(_)) => (outcome, again(), false),
             Ok(outcome) => return Ok(outcome),
         };
         let _alone = Store::locked(place.folder)?;
         let mut memo: Memo = memo::read(place.folder, MEMO)?;
-        memo.settled = Some(Settled { digest, text: outcome.text(), refused_at });
+        match is_bad {
+            true => memo.condemn(wanted.digest, &outcome.text()),
+            false => memo.settle(wanted.digest, outcome.text(), refused_at),
+        }
         memo::write(place.folder, MEMO, &memo)?;
         Ok(outcome)
     }
 }
 
 impl Memo {
-    /// What became of the bundle that a channel offers, where it isn't to be tried again.
-    fn settled_text(&self, channel: &Channel) -> Option<String> {
-        let settled = self.settled.as_ref().filter(|settled| settled.digest == channel.bundle.sha256)?;
-        let is_over = settled.refused_at.as_ref().is_none_or(|(serial, program)| {
+    /// What became of the bundle that is offered now.
+    fn settle(&mut self, digest: Digest, text: String, refused_at: Option<(u64, String)>) {
+        if let Some(offer) = self.offer.as_mut().filter(|offer| offer.digest == digest) {
+            offer.became = Some(Became { text, refused_at });
+        }
+    }
+
+    /// A bundle that is never taken again.
+    fn condemn(&mut self, digest: Digest, text: &str) {
+        if !self.bad.iter().any(|bad| bad.digest == digest) {
+            self.bad.push(Bad { digest, text: text.to_owned() });
+            let n_over = self.bad.len().saturating_sub(MAX_BAD);
+            self.bad.drain(..n_over);
+        }
+    }
+
+    /// What became of the bundle that a channel offers, where it isn't to be taken.
+    fn text_of(&self, channel: &Channel) -> Option<String> {
+        let digest = channel.bundle.sha256;
+        if let Some(bad) = self.bad.iter().find(|bad| bad.digest == digest) {
+            return Some(bad.text.clone());
+        }
+        let became = self.offer.as_ref().filter(|offer| offer.digest == digest)?.became.as_ref()?;
+        let is_over = became.refused_at.as_ref().is_none_or(|(serial, program)| {
             *serial == channel.serial && program == env!("CARGO_PKG_VERSION")
         });
-        is_over.then(|| settled.text.clone())
+        is_over.then(|| became.text.clone())
     }
 }
 
+fn origin(channel: &Channel) -> String {
+    format!("channel {}, serial {}", channel.name, channel.serial)
+}
+
+/// What is to be said of the offered bundle; nothing of one that is to be fetched.
+fn decide(
+    place: &Place<'_>,
+    store: &mut Store<Folder>,
+    channel: &Channel,
+    memo: &mut Memo,
+) -> Result<Option<Outcome>, SlotError> {
+    let digest = channel.bundle.sha256;
+    let standing = standing(store, digest);
+    match &standing {
+        Some(Standing::Candidate(text) | Standing::Runs(text)) => {
+            memo.settle(digest, text.clone(), None);
+            return Ok(Some(Outcome::Known(text.clone())));
+        }
+        Some(Standing::Bad(text)) => {
+            memo.condemn(digest, text);
+            return Ok(Some(Outcome::Known(text.clone())));
+        }
+        Some(Standing::Before(_)) | None => {}
+    }
+    if let Some(text) = memo.text_of(channel) {
+        return Ok(Some(Outcome::Known(text)));
+    }
+    if let Some(why) = waits(store) {
+        return Ok(Some(Outcome::Waits(why)));
+    }
+    let (lot_percent, percent) = (share(&memo.device, digest), channel.rollout_percent);
+    if lot_percent >= percent {
+        let why = format!("rolled out to {percent} % of devices, this one is at {lot_percent:.1} %");
+        return Ok(Some(Outcome::Waits(why)));
+    }
+    let Some(Standing::Before(held)) = standing else { return Ok(None) };
+    let outcome = go_back(store, &held, &origin(channel), (place.now_unix_s)())?;
+    memo.settle(digest, outcome.text(), None);
+    Ok(Some(outcome))
+}
+
 /// Whether a file that is signed well is also of this channel, fresh, and none that was there before.
-fn believe(verified: &VerifiedChannel, memo: &Memo, now_unix_s: u64) -> Result<(), ChannelError> {
+fn believe(
+    verified: &VerifiedChannel,
+    memo: &Memo,
+    clock_unix_s: u64,
+    now_unix_s: u64,
+) -> Result<(), ChannelError> {
     let channel = &verified.channel;
     let check = |holds: bool, field, expected: String, found: String| {
         if holds { Ok(()) } else { Err(ChannelError::Field { field, expected, found }) }
@@ -224,14 +328,19 @@ fn believe(verified: &VerifiedChannel, memo: &Memo, now_unix_s: u64) -> Result<(
         format!("after {now_unix_s}, which it is now"),
         expires.to_string(),
     )?;
-    let (serial, found) = (memo.serial, channel.serial);
+    // One that comes from the future would make all that follow look old.
+    let latest_unix_s = clock_unix_s.saturating_add(DAY_S);
+    let made = channel.made_unix_s;
+    check(made <= latest_unix_s, "made_unix_s", format!("at most {latest_unix_s}"), made.to_string())?;
+    let Some(last) = &memo.last else { return Ok(()) };
+    let (serial, found) = (last.serial, channel.serial);
     check(
         found >= serial,
         "serial",
         format!("{serial}, which was there before, or more"),
         found.to_string(),
     )?;
-    let is_same = found > serial || memo.text.is_none_or(|text| text == verified.digest);
+    let is_same = found > serial || last.text == verified.digest;
     let expected = format!("the file with serial {serial} that was there before, or a higher serial");
     check(is_same, "serial", expected, format!("another file with serial {serial}"))
 }

@@ -13,14 +13,17 @@ use std::time::Duration;
 pub use self::channel::Settings as ChannelSettings;
 pub use self::hawkbit::Settings as HawkbitSettings;
 use self::web::{Web, WebError};
+use super::dropped::is_of_reader;
 use super::part::Part;
 use super::receive::{Ending, Place, arrived, fits, is_full};
-use super::{Outcome, Settings, SlotError};
-use crate::bundle::Digest;
+use super::{Folder, Held, Inadmissible, Name, Outcome, Settings, Slot, SlotError, Store};
+use crate::bundle::{BundleError, Digest};
 use crate::outlet::secret::SecretError;
 
-/// Shortest pause after a failure.
+/// Shortest pause after a failure, and the longest where the interval isn't longer: a server that sends something else
+/// than it says costs its whole length each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
+const LAST_PAUSE: Duration = Duration::from_secs(3600);
 /// A first look comes within this time, so that a fleet that has power again doesn't come at once.
 const FIRST_LOOK: Duration = Duration::from_secs(600);
 /// Bytes that are written at a time.
@@ -84,7 +87,7 @@ impl Puller {
         let interval = self.interval();
         let pause = match self.n_failed {
             0 => interval,
-            n => interval.min(FIRST_PAUSE.saturating_mul(1 << (n - 1).min(16))),
+            n => interval.max(LAST_PAUSE).min(FIRST_PAUSE.saturating_mul(1 << (n - 1).min(16))),
         };
         pause.mul_f64(0.75 + 0.5 * chance())
     }
@@ -101,6 +104,62 @@ impl Puller {
 fn chance() -> f64 {
     // Devices that all have no randomness would only come together.
     f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+/// How the slots stand to a bundle.
+enum Standing {
+    /// It is to be tried, or is being tried.
+    Candidate(String),
+    /// It was found good and runs.
+    Runs(String),
+    /// It was found good; another one runs since.
+    Before(Held),
+    /// It was found bad.
+    Bad(String),
+}
+
+/// What the slots say of a bundle; nothing of one that they don't know.
+fn standing(store: &Store<Folder>, digest: Digest) -> Option<Standing> {
+    let slots = &store.record().slots;
+    Name::ALL.into_iter().find_map(|name| match slots.slot(name) {
+        Slot::Staged(held) if held.digest == digest => {
+            Some(Standing::Candidate("installed; its trial decides".to_owned()))
+        }
+        Slot::Trial { held, left, .. } if held.digest == digest => {
+            Some(Standing::Candidate(format!("in trial, {left} starts left")))
+        }
+        Slot::Confirmed(held) if held.digest == digest && slots.current() == Some(name) => {
+            Some(Standing::Runs(format!("{} {} was found good and runs", held.id, held.version)))
+        }
+        Slot::Confirmed(held) if held.digest == digest => Some(Standing::Before(held.clone())),
+        Slot::Bad { held, reason } if held.digest == digest => {
+            Some(Standing::Bad(format!("{} {}: {reason}", held.id, held.version)))
+        }
+        _ => None,
+    })
+}
+
+/// Why a bundle has to wait: another one is to be tried first.
+fn waits(store: &Store<Folder>) -> Option<String> {
+    let slots = &store.record().slots;
+    let held = slots.candidate().and_then(|name| slots.slot(name).held())?;
+    Some(format!("{} {} is to be tried first", held.id, held.version))
+}
+
+/// Goes back to the bundle that ran before, which needs no other trial. No candidate may wait.
+fn go_back(
+    store: &mut Store<Folder>,
+    held: &Held,
+    origin: &str,
+    now_unix_s: u64,
+) -> Result<Outcome, SlotError> {
+    let (least, found) = (store.record().slots.security_epoch(), held.security_epoch);
+    if found < least {
+        return Ok(Outcome::Refused(Inadmissible::Epoch { least, found }.to_string()));
+    }
+    let name = format!("{} {}", held.id, held.version);
+    store.roll_back(&format!("{origin}: back to {name}"), now_unix_s)?;
+    Ok(Outcome::Known(format!("back to {name}")))
 }
 
 /// A bundle that is wanted.
@@ -138,11 +197,17 @@ fn fetch(place: &Place<'_>, web: &Web, wanted: &Wanted<'_>) -> Result<Outcome, S
             return Ok(Outcome::Failed(why));
         }
     }
-    Ok(match arrived(place, part, wanted.digest, Some(wanted.origin))? {
-        Ending::Installed(held) => Outcome::Installed(held),
-        Ending::Again(why) => Outcome::Failed(why),
-        other => Outcome::Failed(format!("unexpected: {other:?}")),
-    })
+    match arrived(place, part, wanted.digest, Some(wanted.origin)) {
+        Ok(Ending::Installed(held)) => Ok(Outcome::Installed(held)),
+        Ok(Ending::Again(why)) => Ok(Outcome::Failed(why)),
+        Ok(other) => Ok(Outcome::Failed(format!("unexpected: {other:?}"))),
+        // The slots are in no state for it: what has come is kept.
+        Err(SlotError::Refused(why)) => Ok(Outcome::Waits(why.to_string())),
+        Err(SlotError::Bundle(BundleError::Read { cause, what })) if is_of_reader(&cause) => {
+            Ok(Outcome::Failed(format!("{what}: {cause}")))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes what is missing; why it didn't come.

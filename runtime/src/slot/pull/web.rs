@@ -14,6 +14,8 @@ use crate::outlet::secret::{self, SecretError};
 
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long a download may take; what has come by then is kept, and the next one goes on from there.
+const DOWNLOAD: Duration = Duration::from_secs(1800);
 /// How long a small answer may take.
 const WHOLE: Duration = Duration::from_secs(120);
 /// Elsewheres that are followed: downloads often lie on another server.
@@ -83,11 +85,24 @@ impl Web {
         ca_file: Option<&Path>,
         authorization: Option<String>,
     ) -> Result<Self, SecretError> {
-        let is_secure = url.starts_with("https:");
+        let host: Uri = url.parse().unwrap_or_default();
+        let is_secure = host.scheme_str() == Some("https");
+        // A proxy on this device may point at https elsewhere.
+        let found = match secret::authorities(ca_file) {
+            Err(_) if !is_secure && ca_file.is_none() => Vec::new(),
+            found => found?,
+        };
+        let roots = found.iter().map(|found| Certificate::from_der(found).to_owned()).collect();
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::Specific(Arc::new(roots)))
+            .unversioned_rustls_crypto_provider(secret::provider());
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .https_only(is_secure)
-            .max_redirects(MAX_REDIRECTS)
+            // From http they would lead anywhere.
+            .max_redirects(if is_secure { MAX_REDIRECTS } else { 0 })
+            .max_redirects_will_error(false)
+            .tls_config(tls.build())
             .proxy(None)
             .user_agent(concat!("candor/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(SILENCE))
@@ -96,29 +111,33 @@ impl Web {
             .timeout_per_write(Some(SILENCE))
             .timeout_recv_response(Some(SILENCE))
             .max_idle_connections(1);
-        let config = if is_secure {
-            let found = secret::authorities(ca_file)?;
-            let roots = found.iter().map(|found| Certificate::from_der(found).to_owned()).collect();
-            let tls = TlsConfig::builder()
-                .root_certs(RootCerts::Specific(Arc::new(roots)))
-                .unversioned_rustls_crypto_provider(secret::provider());
-            config.tls_config(tls.build())
-        } else {
-            config
-        };
-        let host = url.parse().unwrap_or_default();
         Ok(Web { agent: config.build().new_agent(), authorization, host })
+    }
+
+    /// Whether `url`, which a server may have said, is to be asked: https, or the server's own.
+    fn check(&self, url: &str) -> Result<(), WebError> {
+        let is_fit =
+            url.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https") || self.is_own(&uri));
+        if is_fit {
+            Ok(())
+        } else {
+            Err(WebError::Failed("expected https, found another address".to_owned()))
+        }
+    }
+
+    fn is_own(&self, uri: &Uri) -> bool {
+        uri.scheme() == self.host.scheme() && uri.authority() == self.host.authority()
     }
 
     /// The Authorization header for `url`, where that is the server's own.
     fn authorization(&self, url: &str) -> Option<&str> {
         let uri: Uri = url.parse().ok()?;
-        let is_own = uri.scheme() == self.host.scheme() && uri.authority() == self.host.authority();
-        self.authorization.as_deref().filter(|_| is_own)
+        self.authorization.as_deref().filter(|_| self.is_own(&uri))
     }
 
     /// A small file or an answer, of at most `limit_bytes`.
     pub(super) fn get(&self, url: &str, limit_bytes: u64) -> Result<Vec<u8>, WebError> {
+        self.check(url)?;
         let mut request = self.agent.get(url).config().timeout_global(Some(WHOLE)).build();
         if let Some(text) = self.authorization(url) {
             request = request.header(AUTHORIZATION, text);
@@ -128,8 +147,11 @@ impl Web {
 
     /// Tells the server something, as JSON.
     pub(super) fn tell(&self, is_new: bool, url: &str, json: &serde_json::Value) -> Result<(), WebError> {
+        self.check(url)?;
         let request = if is_new { self.agent.post(url) } else { self.agent.put(url) };
-        let mut request = request.config().timeout_global(Some(WHOLE)).build();
+        // Who is sent elsewhere would ask there, and tell nothing.
+        let config = request.config().max_redirects(0).max_redirects_will_error(false);
+        let mut request = config.timeout_global(Some(WHOLE)).build();
         if let Some(text) = self.authorization(url) {
             request = request.header(AUTHORIZATION, text);
         }
@@ -142,7 +164,8 @@ impl Web {
 
     /// A file from byte `from` on, or from its start where the server knows no parts.
     pub(super) fn download(&self, url: &str, from: u64) -> Result<Download, WebError> {
-        let mut request = self.agent.get(url);
+        self.check(url)?;
+        let mut request = self.agent.get(url).config().timeout_recv_body(Some(DOWNLOAD)).build();
         if let Some(text) = self.authorization(url) {
             request = request.header(AUTHORIZATION, text);
         }
@@ -190,9 +213,13 @@ mod tests {
 
     #[test]
     fn only_https_and_the_device_itself_are_asked() {
-        for good in
-            ["https://models.example/a", "https://[::1]:8/a", "http://127.0.0.1:80/a", "http://localhost/a"]
-        {
+        for good in [
+            "https://models.example/a",
+            "https://[::1]:8/a",
+            "HTTPS://models.example/a",
+            "http://127.0.0.1:80/a",
+            "http://localhost/a",
+        ] {
             assert!(is_address(good), "{good}");
         }
         for bad in [

@@ -13,11 +13,11 @@ use serde_json::json;
 use self::wire::{Action, Cancel, Poll, seconds, the_bundle};
 use super::channel::Wrong;
 use super::web::{Web, WebError, is_address};
-use super::{Wanted, fetch, memo};
+use super::{Standing, Wanted, fetch, go_back, memo, standing, waits};
 use crate::bundle::Digest;
 use crate::outlet::secret::{self, SecretError};
 use crate::slot::receive::Place;
-use crate::slot::{Folder, Name, Outcome, Slot, SlotError, Store};
+use crate::slot::{Outcome, SlotError, Store};
 
 /// What is remembered, in the slots' folder.
 const MEMO: &str = "hawkbit";
@@ -25,6 +25,9 @@ const MEMO: &str = "hawkbit";
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// Between two looks where neither the server nor the configuration says.
 const INTERVAL_S: u64 = 300;
+const NO_ID: &str = "expected 1 to 64 printable characters of ASCII, found something else";
+/// Longest value of an attribute; hawkBit keeps no longer ones.
+const MAX_ATTRIBUTE_BYTES: usize = 128;
 /// Longest detail that is told; hawkBit keeps 512 characters.
 const MAX_DETAIL_BYTES: usize = 512;
 
@@ -95,12 +98,20 @@ impl Settings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Memo {
+    /// The device's address on the server.
+    server: String,
     action: String,
     digest: Option<Digest>,
     /// The slots have had its bundle since it was assigned.
     was_staged: bool,
     /// What it came to, where it is over: the server may not have heard.
     ended: Option<(bool, String)>,
+}
+
+impl Memo {
+    fn is_of_same(&self, other: &Memo) -> bool {
+        self.server == other.server && self.action == other.action && self.digest == other.digest
+    }
 }
 
 /// Talks to the server.
@@ -167,7 +178,8 @@ impl Client {
         if let Some(link) = poll.links.config_data
             && let Err(error) = self.introduce(place, &link.href)?
         {
-            return failed(error);
+            // No reason to leave the server's work undone.
+            log::warn!("hawkBit: {error}");
         }
         if let Some(link) = poll.links.cancel_action {
             return self.cancel(place, &link.href);
@@ -194,10 +206,11 @@ impl Client {
         let store = Store::locked(place.folder)?;
         let slots = &store.record().slots;
         let held = slots.current().and_then(|name| slots.slot(name).held());
+        let model = held.map_or("built-in".to_owned(), |held| format!("{} {}", held.id, held.version));
         let data = json!({
             "candor": env!("CARGO_PKG_VERSION"),
             "architecture": std::env::consts::ARCH,
-            "model": held.map_or("built-in".to_owned(), |held| format!("{} {}", held.id, held.version)),
+            "model": model[..model.floor_char_boundary(MAX_ATTRIBUTE_BYTES)],
             "model_sha256": held.map_or(String::new(), |held| held.digest.to_string()),
             "security_epoch": slots.security_epoch().to_string(),
         });
@@ -239,15 +252,18 @@ impl Client {
             Err(error) => return Ok(Outcome::Failed(error)),
         };
         let stop_id = cancel.cancel_action.stop_id;
+        if !is_id(&stop_id) {
+            return Ok(Outcome::Failed(format!("{url}: stopId: {NO_ID}")));
+        }
         let mut store = Store::locked(place.folder)?;
         let memo: Memo = memo::read(place.folder, MEMO)?;
-        let digest = memo.digest.filter(|_| memo.action == stop_id);
-        let step = match digest.and_then(|digest| settled(&store, digest)) {
-            Some(Step::Proceeding(_)) => {
+        let digest = memo.digest.filter(|_| memo.server == self.base && memo.action == stop_id);
+        let step = match digest.and_then(|digest| standing(&store, digest)) {
+            Some(Standing::Candidate(_)) => {
                 let held = store.roll_back("cancelled on the server", (place.now_unix_s)())?;
                 Step::Closed(true, format!("{} {} is given up", held.id, held.version))
             }
-            Some(Step::Closed(true, text)) => Step::Rejected(text),
+            Some(Standing::Runs(text)) => Step::Rejected(text),
             _ => Step::Closed(true, "nothing of it is staged or in trial".to_owned()),
         };
         drop(store);
@@ -261,6 +277,9 @@ impl Client {
             Ok(action) => action,
             Err(error) => return Ok(Outcome::Failed(error)),
         };
+        if !is_id(&action.id) {
+            return Ok(Outcome::Failed(format!("{url}: id: {NO_ID}")));
+        }
         let (outcome, step) = match self.stands(place, &action)? {
             (outcome, Some(step)) => (outcome, step),
             (outcome, None) => return Ok(outcome),
@@ -279,22 +298,41 @@ impl Client {
             Ok(found) => found,
             Err(why) => return Ok(closed(why)),
         };
-        let store = Store::locked(place.folder)?;
+        let mut store = Store::locked(place.folder)?;
         let before: Memo = memo::read(place.folder, MEMO)?;
-        let mut memo = match before.action == action.id {
-            true => before.clone(),
-            false => Memo { action: action.id.clone(), digest: Some(digest), ..Memo::default() },
+        let fresh = Memo {
+            server: self.base.clone(),
+            action: action.id.clone(),
+            digest: Some(digest),
+            ..Memo::default()
         };
+        // Another server counts from 1 too.
+        let mut memo = if before.is_of_same(&fresh) { before.clone() } else { fresh };
         if let Some((is_good, text)) = memo.ended {
             return Ok((Outcome::Known(text.clone()), Some(Step::Closed(is_good, text))));
         }
-        let step = match settled(&store, digest) {
+        let now_unix_s = (place.now_unix_s)();
+        let origin = format!("hawkBit action {}", action.id);
+        let step = match standing(&store, digest) {
+            Some(Standing::Candidate(text)) => Some(Step::Proceeding(text)),
+            Some(Standing::Runs(text)) => Some(Step::Closed(true, text)),
+            Some(Standing::Before(held)) if memo.was_staged => {
+                Some(Step::Closed(true, format!("{} {} was found good", held.id, held.version)))
+            }
+            Some(Standing::Before(_) | Standing::Bad(_)) if !memo.was_staged && waits(&store).is_some() => {
+                None
+            }
+            Some(Standing::Before(held)) => Some(match go_back(&mut store, &held, &origin, now_unix_s)? {
+                Outcome::Refused(why) => Step::Closed(false, why),
+                outcome => Step::Closed(true, outcome.text()),
+            }),
             // Whoever assigns again what was found bad before wants it tried again.
-            Some(Step::Closed(false, _)) if !memo.was_staged => None,
+            Some(Standing::Bad(_)) if !memo.was_staged => None,
+            Some(Standing::Bad(text)) => Some(Step::Closed(false, text)),
             None if memo.was_staged => {
                 Some(Step::Closed(false, "another model was installed in its place".to_owned()))
             }
-            step => step,
+            None => None,
         };
         if let Some(step) = step {
             memo.was_staged = true;
@@ -309,11 +347,12 @@ impl Client {
         }
         // So that a cancellation finds it, whatever happens next.
         memo::write(place.folder, MEMO, &memo)?;
+        if let Some(why) = waits(&store) {
+            return Ok((Outcome::Waits(why.clone()), Some(Step::Proceeding(format!("waits: {why}")))));
+        }
         drop(store);
-        let origin = format!("hawkBit action {}", action.id);
         let wanted = Wanted { digest, size_bytes: artifact.size, url, origin: &origin };
         let outcome = match fetch(place, &self.web, &wanted) {
-            Err(SlotError::Refused(why)) => Outcome::Waits(why.to_string()),
             Err(error) if error.is_of_disk() => return Err(error),
             Err(error) => Outcome::Refused(error.to_string()),
             Ok(outcome) => outcome,
@@ -334,24 +373,9 @@ impl Client {
     }
 }
 
-/// What the slots say of a bundle; nothing of one that they don't hold.
-fn settled(store: &Store<Folder>, digest: Digest) -> Option<Step> {
-    let slots = &store.record().slots;
-    Name::ALL.into_iter().find_map(|name| match slots.slot(name) {
-        Slot::Staged(held) if held.digest == digest => {
-            Some(Step::Proceeding("installed; its trial decides".to_owned()))
-        }
-        Slot::Trial { held, left, .. } if held.digest == digest => {
-            Some(Step::Proceeding(format!("in trial, {left} starts left")))
-        }
-        Slot::Confirmed(held) if held.digest == digest && slots.current() == Some(name) => {
-            Some(Step::Closed(true, format!("{} {} was found good and runs", held.id, held.version)))
-        }
-        Slot::Bad { held, reason } if held.digest == digest => {
-            Some(Step::Closed(false, format!("{} {}: {reason}", held.id, held.version)))
-        }
-        _ => None,
-    })
+/// What a server may call an action: it stands in the history and in addresses.
+fn is_id(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 #[cfg(test)]
