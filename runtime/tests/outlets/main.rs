@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod alert;
+#[path = "../support/authority.rs"]
+mod authority;
 mod broker;
 mod events;
 mod mqtt;

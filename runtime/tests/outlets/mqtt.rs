@@ -10,8 +10,9 @@ use candor::verdict::Verdict;
 use candor::watch::event::What;
 use serde_json::Value;
 
+use super::authority::Authority;
 use super::broker::{Broker, Message, mosquitto};
-use super::events::{Authority, GOODBYE, Station, over, running, settings, state, until};
+use super::events::{GOODBYE, Station, over, running, settings, state, until};
 
 const SOON: &str = "retry_ms = 1\nretry_max_ms = 20\n";
 

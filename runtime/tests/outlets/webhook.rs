@@ -4,7 +4,8 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
-use super::events::{Authority, GOODBYE, PATIENCE, Station, settings, until};
+use super::authority::Authority;
+use super::events::{GOODBYE, PATIENCE, Station, settings, until};
 use super::server::{Reply, Request, Server};
 
 /// Pauses so short that a test need not wait.

@@ -352,7 +352,8 @@ fn another_server_counts_from_its_own_beginning() {
     device.expect("was found good and runs");
     // The model before is still there: nothing has to be fetched or tried to go back to it.
     other.assign(&other_server, "12", &bundle(1));
-    (other.told(), other_server.asked());
+    other.told();
+    other_server.asked();
     device.expect("back to test 0.1.0");
     let path = "/deploymentBase/12/feedback";
     assert_eq!(other.told(), [step(path, "closed", "success", "back to test 0.1.0")]);

@@ -5,6 +5,7 @@
 
 #[path = "../support/authority.rs"]
 mod authority;
+mod belief;
 mod channel;
 mod hawkbit;
 #[path = "../support/random.rs"]
@@ -12,6 +13,7 @@ mod random;
 #[path = "../support/release.rs"]
 mod release;
 mod server;
+mod site;
 
 use std::path::{Path, PathBuf};
 
