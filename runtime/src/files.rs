@@ -15,13 +15,7 @@ pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<File> 
     let new = with_ending(path, ".new");
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true).mode(mode);
-    let mut file = match options.open(&new) {
-        // What another user's attempt has left, who was cut off.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && fs::remove_file(&new).is_ok() => {
-            options.open(&new)?
-        }
-        opened => opened?,
-    };
+    let mut file = open_unfinished(&new, |new| options.open(new))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
@@ -30,10 +24,40 @@ pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> io::Result<File> 
     Ok(file)
 }
 
+/// Opens a file that counts only once it is whole. One that another user has left unfinished, and who alone may write it,
+/// is begun anew.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn open_unfinished<'a>(
+    path: &'a Path,
+    open: impl Fn(&'a Path) -> io::Result<File>,
+) -> io::Result<File> {
+    match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => {
+            open(path)
+        }
+        opened => opened,
+    }
+}
+
 fn with_ending(path: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(ending);
     name.into()
+}
+
+/// Opens a file to be locked, made where it is missing. Whoever may read it may lock it: another user may have made it.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn open_to_lock(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            File::options().create(true).append(true).open(path)
+        }
+        opened => opened,
+    }
 }
 
 /// The file `path`, made where it is missing, as long as no other process has it; `None` while one does.
@@ -41,7 +65,7 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 /// # Errors
 /// The system's.
 pub(crate) fn try_lock(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().create(true).write(true).truncate(false).open(path)?;
+    let file = open_to_lock(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

@@ -16,11 +16,12 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::SlotError;
-use super::folder::{Folder, open_unfinished};
+use super::folder::Folder;
 use super::receive::{Place, forget_part};
 use super::state::{Held, Name, Slot};
 use super::store::Store;
 use crate::bundle::{BundleError, Digest, MAX_HEAD_BYTES};
+use crate::files;
 
 /// The ending of what is looked at.
 const ENDING: &str = ".bundle";
@@ -28,8 +29,6 @@ const ENDING: &str = ".bundle";
 const RESULT_ENDING: &str = ".result.txt";
 /// What became of bundles, in the slots' folder.
 const JOURNAL: &str = "drops";
-/// The journal while it is written.
-const NEW_JOURNAL: &str = "drops.new";
 /// Bundles that a look tries; what is known already doesn't count, or it would keep others out for ever.
 const MAX_TRIED: usize = 16;
 /// Entries of a folder that are read.
@@ -360,15 +359,10 @@ impl Journal {
     }
 
     fn write(&self, folder: &Path) -> Result<(), SlotError> {
-        let path = folder.join(NEW_JOURNAL);
-        let write = || -> io::Result<()> {
-            let mut file = open_unfinished(&path, File::create)?;
-            file.write_all(&serde_json::to_vec_pretty(&self.0)?)?;
-            file.sync_all()?;
-            fs::rename(&path, folder.join(JOURNAL))?;
-            File::open(folder)?.sync_all()
-        };
-        write().map_err(SlotError::io("write", &path))
+        let path = folder.join(JOURNAL);
+        let written = serde_json::to_vec_pretty(&self.0).map_err(io::Error::from);
+        let written = written.and_then(|bytes| files::replace(&path, 0o666, &bytes));
+        written.map(drop).map_err(SlotError::io("write", &path))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The slots' folder on a real file system.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::SlotError;
 use super::store::{Files, Store};
+use crate::files;
 
 /// Held by whoever changes the folder.
 const LOCK: &str = "lock";
@@ -36,7 +37,7 @@ impl Folder {
                 File::open(parent)?.sync_all()?;
             }
         }
-        let lock = lock_file(path, LOCK)?;
+        let lock = files::open_to_lock(&path.join(LOCK))?;
         lock.lock()?;
         Ok(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: Some(lock) })
     }
@@ -46,7 +47,7 @@ impl Folder {
     /// # Errors
     /// The system's.
     pub fn try_lock(path: &Path) -> io::Result<Option<Self>> {
-        let Some(lock) = try_lock_file(path, LOCK)? else { return Ok(None) };
+        let Some(lock) = files::try_lock(&path.join(LOCK))? else { return Ok(None) };
         Ok(Some(Folder { path: path.to_owned(), handle: File::open(path)?, _lock: Some(lock) }))
     }
 
@@ -55,7 +56,7 @@ impl Folder {
     /// # Errors
     /// The system's.
     pub fn try_lock_trial(&self) -> io::Result<Option<TrialLock>> {
-        Ok(try_lock_file(&self.path, TRIAL_LOCK)?.map(TrialLock))
+        Ok(files::try_lock(&self.path.join(TRIAL_LOCK))?.map(TrialLock))
     }
 
     /// The folder to read from: what a record names stays there while another process changes it.
@@ -85,41 +86,6 @@ impl Store<Folder> {
     }
 }
 
-/// Opens a file to lock it, which whoever may read it may do: another user may have made it.
-fn lock_file(folder: &Path, name: &str) -> io::Result<File> {
-    let path = folder.join(name);
-    match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            File::options().create(true).append(true).open(path)
-        }
-        opened => opened,
-    }
-}
-
-/// Opens a file that is written here and counts only once it is whole. One that another user has left unfinished, and
-/// who alone may write it, is begun anew.
-pub(super) fn open_unfinished<'a>(
-    path: &'a Path,
-    open: impl Fn(&'a Path) -> io::Result<File>,
-) -> io::Result<File> {
-    match open(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && fs::remove_file(path).is_ok() => {
-            open(path)
-        }
-        opened => opened,
-    }
-}
-
-/// Locks a file of the folder, made where it is missing, until it is closed: nothing where another process has it.
-pub(super) fn try_lock_file(folder: &Path, name: &str) -> io::Result<Option<File>> {
-    let file = lock_file(folder, name)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
 impl Files for Folder {
     type Writer = File;
 
@@ -128,7 +94,7 @@ impl Files for Folder {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        open_unfinished(&self.path.join(name), File::create)
+        files::open_unfinished(&self.path.join(name), File::create)
     }
 
     fn sync(&self, file: File) -> io::Result<()> {

@@ -5,8 +5,9 @@ use std::io::{self, Read, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::SlotError;
-use super::folder::{Folder, open_unfinished, try_lock_file};
+use super::folder::Folder;
 use crate::bundle::{Digest, Hasher};
+use crate::files;
 
 /// The ending of a part's name.
 const ENDING: &str = ".part";
@@ -32,13 +33,13 @@ impl Part {
         if !folder.is_dir() {
             drop(Folder::lock(folder).map_err(SlotError::io("create", folder))?);
         }
-        let lock = try_lock_file(folder, LOCK).map_err(SlotError::io("lock", folder))?;
+        let lock = files::try_lock(&folder.join(LOCK)).map_err(SlotError::io("lock", folder))?;
         let Some(lock) = lock else { return Ok(None) };
         let name = format!("{digest}{ENDING}");
         remove_all_but(folder, Some(&name))?;
         let path = folder.join(name);
         let open = |path| File::options().read(true).write(true).create(true).truncate(false).open(path);
-        let file = open_unfinished(&path, open).map_err(SlotError::io("open", &path))?;
+        let file = files::open_unfinished(&path, open).map_err(SlotError::io("open", &path))?;
         let mut part = Part { path, file, n_bytes: 0, hash: Hasher::default(), _lock: lock };
         if part.file.metadata().map_err(SlotError::io("look at", &part.path))?.len() > size_bytes {
             part.empty()?;
@@ -126,7 +127,7 @@ impl Part {
     /// # Errors
     /// [`SlotError::Io`].
     pub(super) fn forget_all(folder: &Path) -> Result<(), SlotError> {
-        match try_lock_file(folder, LOCK).map_err(SlotError::io("lock", folder))? {
+        match files::try_lock(&folder.join(LOCK)).map_err(SlotError::io("lock", folder))? {
             Some(_lock) => remove_all_but(folder, None),
             None => Ok(()),
         }

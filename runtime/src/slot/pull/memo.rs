@@ -36,6 +36,6 @@ pub(super) fn read<T: DeserializeOwned + Default>(folder: &Path, name: &str) -> 
 pub(super) fn write<T: Serialize>(folder: &Path, name: &str, memo: &T) -> Result<(), SlotError> {
     let path = folder.join(name);
     let written = serde_json::to_vec_pretty(memo).map_err(io::Error::from);
-    let written = written.and_then(|bytes| files::replace(&path, 0o644, &bytes));
+    let written = written.and_then(|bytes| files::replace(&path, 0o666, &bytes));
     written.map(drop).map_err(SlotError::io("write", &path))
 }
