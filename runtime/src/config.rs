@@ -33,6 +33,15 @@ pub enum ConfigError {
     },
 }
 
+/// What is wrong with a setting: its key, what it may hold, what it holds.
+pub type Wrong = (&'static str, &'static str, String);
+
+impl From<Wrong> for ConfigError {
+    fn from((key, expected, found): Wrong) -> Self {
+        ConfigError::Range { key, expected, found }
+    }
+}
+
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -118,7 +127,7 @@ impl Config {
             "at least 16777216",
             most.to_string(),
         )?;
-        self.outlets.check().map_err(|(key, expected, found)| ConfigError::Range { key, expected, found })?;
+        self.outlets.check()?;
         let slots = &self.slots;
         let boots = (1..=100).contains(&slots.trial_boots);
         check(boots, "slots.trial_boots", "1..=100", slots.trial_boots.to_string())?;
@@ -133,11 +142,7 @@ impl Config {
         check(slots.drop.len() <= 8, "slots.drop", "at most 8 folders", slots.drop.len().to_string())?;
         let interval = (1..=86_400).contains(&slots.drop_interval_s);
         check(interval, "slots.drop_interval_s", "1..=86400", slots.drop_interval_s.to_string())?;
-        slots.check_sources().map_err(|(key, expected, found)| ConfigError::Range {
-            key,
-            expected,
-            found,
-        })?;
+        slots.check_sources()?;
         if slots.root_keys.is_empty() {
             return Ok(());
         }

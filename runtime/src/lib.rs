@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod preprocess;
 pub mod report;
 pub mod resample;
+pub mod secret;
 pub mod slot;
 pub mod source;
 pub mod stopwatch;

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::http::{Answer, Request};
 use crate::bundle::to_hex;
-use crate::outlet::{SecretError, secret};
+use crate::secret::{self, SecretError};
 
 /// Shortest token: 20 random characters of 64 can't be guessed.
 const MIN_TOKEN: usize = 20;

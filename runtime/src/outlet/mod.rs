@@ -10,7 +10,6 @@ mod backoff;
 pub mod led;
 mod line;
 mod mqtt;
-pub(crate) mod secret;
 pub mod settings;
 pub mod spool;
 mod view;
@@ -25,10 +24,10 @@ use std::time::{Duration, Instant};
 pub use line::Sent;
 #[doc(hidden)]
 pub use mqtt::feed as feed_mqtt;
-pub use secret::SecretError;
 pub use settings::Settings;
 pub use spool::SpoolError;
 
+use crate::secret::SecretError;
 use crate::watch::Event;
 use crate::watch::event::{Model, ModelStep, What};
 use alert::Runner;

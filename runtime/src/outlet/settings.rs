@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Wrong;
 use crate::verdict::Verdict;
 use crate::watch::event::What;
 
@@ -234,9 +235,6 @@ pub struct Led {
     #[serde(default)]
     pub on: Alarm,
 }
-
-/// What is wrong with a setting: its key, what it may hold, what it holds.
-pub type Wrong = (&'static str, &'static str, String);
 
 impl Settings {
     /// Checks every value against its range.

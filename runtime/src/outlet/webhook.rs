@@ -1,7 +1,6 @@
 //! Events to an HTTP server: one at a time, in order, each until the server has it or will never take it.
 
 use std::io::Read as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -9,13 +8,12 @@ use serde::Deserialize;
 use sha2::Sha256;
 use ureq::Agent;
 use ureq::http::StatusCode;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::backoff::{self, Backoff};
 use super::line::{Line, Next};
-use super::secret::{self, SecretError};
 use super::settings::Webhook;
 use crate::bundle::to_hex;
+use crate::secret::{self, SecretError};
 
 /// How often a sender without events looks whether it is still wanted.
 const SLICE: Duration = Duration::from_secs(1);
@@ -62,12 +60,7 @@ impl Sender {
             .timeout_global(Some(timeout))
             .max_idle_connections(1);
         let config = if settings.url.starts_with("https:") {
-            let found = secret::authorities(settings.ca_file.as_deref())?;
-            let roots = found.iter().map(|found| Certificate::from_der(found).to_owned()).collect();
-            let tls = TlsConfig::builder()
-                .root_certs(RootCerts::Specific(Arc::new(roots)))
-                .unversioned_rustls_crypto_provider(secret::provider());
-            config.tls_config(tls.build())
+            config.tls_config(secret::https(settings.ca_file.as_deref())?)
         } else {
             if token.is_some() {
                 log::warn!("outlets.webhook: the token goes over http, readable for all on the way");

@@ -38,6 +38,7 @@ pub use self::store::{Files, Store};
 pub use self::trial::{Fit, Unfit, try_out};
 
 use crate::bundle::{PublicKey, Roots, TrustError};
+use crate::config::Wrong;
 
 /// Where slots are and what a device asks of a bundle; `[slots]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,8 +123,8 @@ impl Settings {
     /// Checks where bundles are fetched from.
     ///
     /// # Errors
-    /// The first key whose value makes no sense, what it may hold and what it holds.
-    pub(crate) fn check_sources(&self) -> Result<(), (&'static str, &'static str, String)> {
+    /// The first setting that makes no sense.
+    pub(crate) fn check_sources(&self) -> Result<(), Wrong> {
         self.channel.as_ref().map_or(Ok(()), ChannelSettings::check)?;
         self.hawkbit.as_ref().map_or(Ok(()), HawkbitSettings::check)
     }

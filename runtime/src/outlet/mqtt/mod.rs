@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::line::{Line, Next};
-use super::secret::{self, SecretError};
 use super::settings::Mqtt;
+use crate::secret::{self, SecretError};
 use crate::watch::event::Model;
 use connection::{Broker, Connection, MqttError};
 use packet::{Connect, MAX_ANSWER_BYTES};

@@ -10,7 +10,8 @@ use super::{Standing, Wanted, fetch, go_back, memo, standing, waits};
 use crate::bundle::{
     Channel, ChannelError, Digest, KeyId, MAX_CHANNEL_BYTES, UnverifiedChannel, VerifiedChannel, to_hex,
 };
-use crate::outlet::secret::{self, SecretError};
+use crate::config::Wrong;
+use crate::secret::{self, SecretError};
 use crate::slot::receive::Place;
 use crate::slot::{Folder, Outcome, SlotError, Store};
 
@@ -47,9 +48,6 @@ fn stable() -> String {
 fn six_hours() -> u32 {
     6 * 3600
 }
-
-/// A key, what it may hold and what it holds.
-pub(in crate::slot) type Wrong = (&'static str, &'static str, String);
 
 impl Settings {
     /// Checks every value against its range.

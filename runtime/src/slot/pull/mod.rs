@@ -18,7 +18,7 @@ use super::part::Part;
 use super::receive::{Ending, Place, arrived, fits, is_full};
 use super::{Folder, Held, Inadmissible, Name, Outcome, Settings, Slot, SlotError, Store};
 use crate::bundle::{BundleError, Digest};
-use crate::outlet::secret::SecretError;
+use crate::secret::SecretError;
 
 /// Shortest pause after a failure, and the longest where the interval isn't longer: a server that sends something else
 /// than it says costs its whole length each time.

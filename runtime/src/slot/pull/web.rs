@@ -2,15 +2,13 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use ureq::http::{Response, StatusCode, Uri};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use crate::outlet::secret::{self, SecretError};
+use crate::secret::{self, SecretError};
 
 /// How long a server may say nothing.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -88,21 +86,14 @@ impl Web {
         let host: Uri = url.parse().unwrap_or_default();
         let is_secure = host.scheme_str() == Some("https");
         // A proxy on this device may point at https elsewhere.
-        let found = match secret::authorities(ca_file) {
-            Err(_) if !is_secure && ca_file.is_none() => Vec::new(),
-            found => found?,
-        };
-        let roots = found.iter().map(|found| Certificate::from_der(found).to_owned()).collect();
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::new(roots)))
-            .unversioned_rustls_crypto_provider(secret::provider());
+        let tls = if is_secure { secret::https(ca_file)? } else { secret::https_if_any(ca_file)? };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .https_only(is_secure)
             // From http they would lead anywhere.
             .max_redirects(if is_secure { MAX_REDIRECTS } else { 0 })
             .max_redirects_will_error(false)
-            .tls_config(tls.build())
+            .tls_config(tls)
             .proxy(None)
             .user_agent(concat!("candor/", env!("CARGO_PKG_VERSION")))
             .timeout_resolve(Some(SILENCE))

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use self::wire::{Action, Cancel, Poll, seconds, the_bundle};
-use super::channel::Wrong;
 use super::web::{Web, WebError, is_address};
 use super::{Standing, Wanted, fetch, go_back, memo, standing, waits};
 use crate::bundle::Digest;
-use crate::outlet::secret::{self, SecretError};
+use crate::config::Wrong;
+use crate::secret::{self, SecretError};
 use crate::slot::receive::Place;
 use crate::slot::{Outcome, SlotError, Store};
 

@@ -11,6 +11,7 @@ use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// The authorities that Debian and its like trust.
 const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -55,7 +56,7 @@ pub(crate) fn line(path: &Path) -> Result<String, SecretError> {
 }
 
 /// The certificates in a PEM file, or in the system's.
-pub(crate) fn authorities(path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SecretError> {
+fn authorities(path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, SecretError> {
     certificates(path.unwrap_or(Path::new(SYSTEM)))
 }
 
@@ -69,8 +70,33 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SecretError
 }
 
 /// What TLS is made of.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
+}
+
+/// How an HTTP client speaks TLS: whom to trust.
+///
+/// # Errors
+/// [`SecretError`].
+pub(crate) fn https(ca_file: Option<&Path>) -> Result<TlsConfig, SecretError> {
+    Ok(trusting(&authorities(ca_file)?))
+}
+
+/// As [`https`] for a client that can do without: where the system has no authorities, nobody is believed.
+///
+/// # Errors
+/// [`SecretError`] for a `ca_file` that is none.
+pub(crate) fn https_if_any(ca_file: Option<&Path>) -> Result<TlsConfig, SecretError> {
+    match (https(ca_file), ca_file) {
+        (Err(_), None) => Ok(trusting(&[])),
+        (tls, _) => tls,
+    }
+}
+
+fn trusting(authorities: &[CertificateDer<'_>]) -> TlsConfig {
+    let roots = authorities.iter().map(|found| Certificate::from_der(found).to_owned()).collect();
+    let roots = RootCerts::Specific(Arc::new(roots));
+    TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider()).build()
 }
 
 /// How TLS is spoken: whom to trust, and who the device itself is.
