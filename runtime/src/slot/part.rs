@@ -13,11 +13,15 @@ use crate::files;
 const ENDING: &str = ".part";
 /// Held by the process that receives.
 const LOCK: &str = "receiving";
+/// Bytes that are moved at a time.
+pub(super) const PIECE_BYTES: usize = 1 << 16;
 
 /// A part of a bundle, and the right to write it while this lives.
 pub(super) struct Part {
     path: PathBuf,
     file: File,
+    /// What the whole is to be.
+    wanted: (Digest, u64),
     n_bytes: u64,
     hash: Hasher,
     _lock: File,
@@ -40,7 +44,14 @@ impl Part {
         let path = folder.join(name);
         let open = |path| File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = files::open_unfinished(&path, open).map_err(SlotError::io("open", &path))?;
-        let mut part = Part { path, file, n_bytes: 0, hash: Hasher::default(), _lock: lock };
+        let mut part = Part {
+            path,
+            file,
+            wanted: (digest, size_bytes),
+            n_bytes: 0,
+            hash: Hasher::default(),
+            _lock: lock,
+        };
         if part.file.metadata().map_err(SlotError::io("look at", &part.path))?.len() > size_bytes {
             part.empty()?;
         }
@@ -50,7 +61,7 @@ impl Part {
 
     /// Hashes what is there.
     fn take_in(&mut self) -> Result<(), SlotError> {
-        let mut piece = vec![0; 1 << 16];
+        let mut piece = vec![0; PIECE_BYTES];
         loop {
             match self.file.read(&mut piece) {
                 Ok(0) => return Ok(()),
@@ -74,6 +85,49 @@ impl Part {
         self.hash.clone().digest()
     }
 
+    /// Whether all has come.
+    pub(super) fn is_whole(&self) -> bool {
+        self.n_bytes == self.wanted.1
+    }
+
+    /// What makes a part that is whole another file than the one that was wanted.
+    pub(super) fn difference(&self) -> Option<String> {
+        let (expected, found) = (self.wanted.0, self.digest());
+        (found != expected).then(|| format!("expected SHA-256 {expected}, found {found}"))
+    }
+
+    /// Takes from `reader` what is missing, and tells `each` how many bytes there are after every piece. Nothing when the
+    /// part is whole; else why nothing more came, and what has come lasts.
+    ///
+    /// # Errors
+    /// [`SlotError::Io`]; a part that the disk has no room for is gone.
+    pub(super) fn fill(
+        &mut self,
+        reader: &mut impl Read,
+        mut each: impl FnMut(u64),
+    ) -> Result<Option<io::Error>, SlotError> {
+        let mut piece = vec![0; PIECE_BYTES];
+        while !self.is_whole() {
+            let n_left = usize::try_from(self.wanted.1 - self.n_bytes).unwrap_or(usize::MAX);
+            let ended = match reader.read(&mut piece[..n_left.min(PIECE_BYTES)]) {
+                Ok(0) => {
+                    let why = format!("expected {} bytes, found {}", self.wanted.1, self.n_bytes);
+                    io::Error::new(io::ErrorKind::UnexpectedEof, why)
+                }
+                Ok(n) => {
+                    self.append(&piece[..n])?;
+                    each(self.n_bytes);
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            self.sync()?;
+            return Ok(Some(ended));
+        }
+        Ok(None)
+    }
+
     /// Starts anew.
     ///
     /// # Errors
@@ -86,22 +140,21 @@ impl Part {
         Ok(())
     }
 
-    /// Adds what comes next.
-    ///
-    /// # Errors
-    /// [`SlotError::Io`].
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), SlotError> {
-        self.file.write_all(bytes).map_err(SlotError::io("write", &self.path))?;
+    fn append(&mut self, bytes: &[u8]) -> Result<(), SlotError> {
+        if let Err(error) = self.file.write_all(bytes) {
+            // A device must not stay with a full disk.
+            if is_full(error.kind()) {
+                fs::remove_file(&self.path).map_err(SlotError::io("remove", &self.path))?;
+            }
+            return Err(SlotError::io("write", &self.path)(error));
+        }
         self.hash.update(bytes);
         self.n_bytes += bytes.len() as u64;
         Ok(())
     }
 
     /// Makes what has come last through a power cut.
-    ///
-    /// # Errors
-    /// [`SlotError::Io`].
-    pub(super) fn sync(&self) -> Result<(), SlotError> {
+    fn sync(&self) -> Result<(), SlotError> {
         self.file.sync_all().map_err(SlotError::io("sync", &self.path))
     }
 
@@ -132,6 +185,11 @@ impl Part {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the disk has no room.
+pub(super) fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn remove_all_but(folder: &Path, kept: Option<&str>) -> Result<(), SlotError> {

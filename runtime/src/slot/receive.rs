@@ -3,11 +3,11 @@
 //! What has come so far stays in a part file beside the slots, named by the SHA-256 that the sender claims; no record
 //! refers to it. Only a part that is whole and has that SHA-256 goes through the same installation as any file.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::path::Path;
 
 use super::folder::Folder;
-use super::part::Part;
+use super::part::{PIECE_BYTES, Part, is_full};
 use super::state::{Held, Name, Refusal, Slot};
 use super::store::Store;
 use super::{Settings, SlotError};
@@ -19,8 +19,6 @@ pub const PROTOCOL: u32 = 1;
 pub const GREETING: &str = "candor-receive";
 /// Longest line of a sender.
 const MAX_LINE_BYTES: u64 = 256;
-/// Most bytes between two lines that say how many have come.
-const PIECE_BYTES: usize = 1 << 16;
 /// Bytes of a reason that are told.
 const MAX_REASON_BYTES: usize = 2048;
 /// Left free on the disk beside what a bundle needs: the record, the key list, and what else is at work.
@@ -97,9 +95,7 @@ struct Link<R, W> {
 impl<R: Read, W: Write> Link<R, W> {
     /// Says a line. That nobody listens shows when nothing more comes.
     fn say(&mut self, line: &str) {
-        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let line = &line[..line.floor_char_boundary(MAX_REASON_BYTES)];
-        let _ = writeln!(self.output, "{line}").and_then(|()| self.output.flush());
+        say(&mut self.output, line);
     }
 
     /// As [`Link::say`] for text that is long and known to be one line.
@@ -118,6 +114,12 @@ impl<R: Read, W: Write> Link<R, W> {
             None => None,
         }
     }
+}
+
+fn say(output: &mut impl Write, line: &str) {
+    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = &line[..line.floor_char_boundary(MAX_REASON_BYTES)];
+    let _ = writeln!(output, "{line}").and_then(|()| output.flush());
 }
 
 /// What a sender may ask first.
@@ -206,18 +208,23 @@ fn bundle<R: Read, W: Write>(
             return Ok(Ending::Refused(format!("protocol: expected from 0 or from {n}, found \"{found}\"")));
         }
     }
-    if let Err(error) = fill(&mut part, size_bytes, link) {
-        // A device must not stay with a full disk.
-        if is_full(&error) {
-            part.forget()?;
+    let Link { input, output } = link;
+    let mut n_told = part.n_bytes();
+    // A sender who is gone, however, may come again.
+    let ended = part.fill(input, |n_bytes| {
+        if n_bytes - n_told >= PIECE_BYTES as u64 || n_bytes == size_bytes {
+            n_told = n_bytes;
+            say(output, &format!("got {n_bytes}"));
         }
-        return Err(error);
-    }
-    if part.n_bytes() < size_bytes {
-        part.sync()?;
+    })?;
+    if ended.is_some() {
         return Ok(Ending::Cut { kept_bytes: part.n_bytes() });
     }
-    arrived(place, part, digest, None)
+    if let Some(why) = part.difference() {
+        part.forget()?;
+        return Ok(Ending::Again(why));
+    }
+    install(place, part, digest, None).map(Ending::Installed)
 }
 
 /// Why a bundle of this size is for no device with these limits.
@@ -266,47 +273,20 @@ pub(super) fn lacks_room(place: &Place<'_>, size_bytes: u64, had_bytes: u64) -> 
     })
 }
 
-/// Takes bytes until the part is whole or nothing more comes.
-fn fill<R: Read, W: Write>(part: &mut Part, size_bytes: u64, link: &mut Link<R, W>) -> Result<(), SlotError> {
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut n_told = part.n_bytes();
-    loop {
-        let n_left = size_bytes - part.n_bytes();
-        let n_wanted = usize::try_from(n_left).unwrap_or(usize::MAX).min(PIECE_BYTES);
-        let n_read = match link.input.read(&mut piece[..n_wanted]) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // A sender who is gone, however, may come again.
-            Ok(0) | Err(_) => return Ok(()),
-            Ok(n) => n,
-        };
-        part.append(&piece[..n_read])?;
-        if part.n_bytes() - n_told >= PIECE_BYTES as u64 || part.n_bytes() == size_bytes {
-            n_told = part.n_bytes();
-            link.say(&format!("got {n_told}"));
-        }
+fn is_of_full_disk(error: &SlotError) -> bool {
+    match error {
+        SlotError::Io { cause, .. } | SlotError::Bundle(BundleError::Copy(cause)) => is_full(cause.kind()),
+        _ => false,
     }
 }
 
-pub(super) fn is_full(error: &SlotError) -> bool {
-    let kind = match error {
-        SlotError::Io { cause, .. } | SlotError::Bundle(BundleError::Copy(cause)) => cause.kind(),
-        _ => return false,
-    };
-    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Installs a part that is whole, if it is what was announced; `origin` is for the history.
-pub(super) fn arrived(
+/// Installs a part that is what was announced; `origin` is for the history.
+pub(super) fn install(
     place: &Place<'_>,
     mut part: Part,
     digest: Digest,
     origin: Option<&str>,
-) -> Result<Ending, SlotError> {
-    let found = part.digest();
-    if found != digest {
-        part.forget()?;
-        return Ok(Ending::Again(format!("expected SHA-256 {digest}, found {found}")));
-    }
+) -> Result<Held, SlotError> {
     let mut store = Store::locked(place.folder)?;
     // Whoever staged another one meanwhile wanted it tried; a person who sends one wants that.
     let slots = &store.record().slots;
@@ -317,14 +297,13 @@ pub(super) fn arrived(
     }
     let now_unix_s = (place.now_unix_s)();
     let held = store.install_from(part.reader()?, place.roots, place.limits, now_unix_s, origin);
-    let outcome = held.map(Ending::Installed);
-    match &outcome {
+    match &held {
         // The bundle is none the worse for what the slots or the disk are in the midst of.
         Err(SlotError::Refused(_)) => {}
-        Err(error) if error.is_of_disk() && !is_full(error) => {}
+        Err(error) if error.is_of_disk() && !is_of_full_disk(error) => {}
         _ => part.forget()?,
     }
-    outcome
+    held
 }
 
 /// Forgets what has come of a transfer that isn't under way: whoever installs another bundle wants the room.

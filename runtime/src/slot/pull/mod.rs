@@ -7,7 +7,6 @@ mod hawkbit;
 mod memo;
 mod web;
 
-use std::io::{self, Read as _};
 use std::time::Duration;
 
 pub use self::channel::Settings as ChannelSettings;
@@ -15,7 +14,7 @@ pub use self::hawkbit::Settings as HawkbitSettings;
 use self::web::{Web, WebError};
 use super::dropped::is_of_reader;
 use super::part::Part;
-use super::receive::{Ending, Place, arrived, fits, is_full};
+use super::receive::{Place, fits, install, lacks_room};
 use super::{Folder, Held, Inadmissible, Name, Outcome, Settings, Slot, SlotError, Store};
 use crate::bundle::{BundleError, Digest};
 use crate::secret::SecretError;
@@ -26,8 +25,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LAST_PAUSE: Duration = Duration::from_secs(3600);
 /// A first look comes within this time, so that a fleet that has power again doesn't come at once.
 const FIRST_LOOK: Duration = Duration::from_secs(600);
-/// Bytes that are written at a time.
-const PIECE_BYTES: usize = 1 << 16;
 
 /// Where bundles come from.
 enum Source {
@@ -179,28 +176,20 @@ fn fetch(place: &Place<'_>, web: &Web, wanted: &Wanted<'_>) -> Result<Outcome, S
     let Some(mut part) = Part::open(place.folder, wanted.digest, wanted.size_bytes)? else {
         return Ok(Outcome::Waits("another transfer is under way".to_owned()));
     };
-    if let Some(why) = super::receive::lacks_room(place, wanted.size_bytes, part.n_bytes()) {
+    if let Some(why) = lacks_room(place, wanted.size_bytes, part.n_bytes()) {
         return Ok(Outcome::Failed(why));
     }
-    let missing = |part: &Part| part.n_bytes() < wanted.size_bytes;
-    if missing(&part) {
-        let filled = fill(&mut part, web, wanted);
-        if let Err(error) = filled {
-            // A device must not stay with a full disk.
-            if is_full(&error) {
-                part.forget()?;
-            }
-            return Err(error);
-        }
-        if let Ok(Some(why)) = filled {
-            part.sync()?;
-            return Ok(Outcome::Failed(why));
-        }
+    if !part.is_whole()
+        && let Some(why) = download(&mut part, web, wanted.url)?
+    {
+        return Ok(Outcome::Failed(format!("{}: {why}", wanted.url)));
     }
-    match arrived(place, part, wanted.digest, Some(wanted.origin)) {
-        Ok(Ending::Installed(held)) => Ok(Outcome::Installed(held)),
-        Ok(Ending::Again(why)) => Ok(Outcome::Failed(why)),
-        Ok(other) => Ok(Outcome::Failed(format!("unexpected: {other:?}"))),
+    if let Some(why) = part.difference() {
+        part.forget()?;
+        return Ok(Outcome::Failed(format!("{}: {why}", wanted.url)));
+    }
+    match install(place, part, wanted.digest, Some(wanted.origin)) {
+        Ok(held) => Ok(Outcome::Installed(held)),
         // The slots are in no state for it: what has come is kept.
         Err(SlotError::Refused(why)) => Ok(Outcome::Waits(why.to_string())),
         Err(SlotError::Bundle(BundleError::Read { cause, what })) if is_of_reader(&cause) => {
@@ -210,35 +199,21 @@ fn fetch(place: &Place<'_>, web: &Web, wanted: &Wanted<'_>) -> Result<Outcome, S
     }
 }
 
-/// Takes what is missing; why it didn't come.
-fn fill(part: &mut Part, web: &Web, wanted: &Wanted<'_>) -> Result<Option<String>, SlotError> {
-    let url = wanted.url;
-    let download = match web.download(url, part.n_bytes()) {
-        Ok(download) => download,
+/// Takes what is missing of a part; why it didn't come.
+fn download(part: &mut Part, web: &Web, url: &str) -> Result<Option<String>, SlotError> {
+    let coming = match web.download(url, part.n_bytes()) {
+        Ok(coming) => coming,
         Err(error) => {
             // A part that is none of the file's, or a server that means something else by it, is begun anew.
             if matches!(error, WebError::Status(ureq::http::StatusCode::RANGE_NOT_SATISFIABLE)) {
                 part.empty()?;
             }
-            return Ok(Some(format!("{url}: {error}")));
+            return Ok(Some(error.to_string()));
         }
     };
-    if download.from == 0 && part.n_bytes() > 0 {
+    if coming.from == 0 && part.n_bytes() > 0 {
         part.empty()?;
     }
-    let mut reader = download.reader();
-    let mut piece = vec![0; PIECE_BYTES];
-    while part.n_bytes() < wanted.size_bytes {
-        let n_left = usize::try_from(wanted.size_bytes - part.n_bytes()).unwrap_or(usize::MAX);
-        match reader.read(&mut piece[..n_left.min(PIECE_BYTES)]) {
-            Ok(0) => {
-                let (found, expected) = (part.n_bytes(), wanted.size_bytes);
-                return Ok(Some(format!("{url}: expected {expected} bytes, found {found}")));
-            }
-            Ok(n) => part.append(&piece[..n])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Ok(Some(format!("{url}: {error}; {} bytes are kept", part.n_bytes()))),
-        }
-    }
-    Ok(None)
+    let ended = part.fill(&mut coming.reader(), |_| ())?;
+    Ok(ended.map(|error| format!("{error}; {} bytes are kept", part.n_bytes())))
 }
