@@ -62,10 +62,11 @@ pub fn bundle(bytes: &[u8]) {
 pub fn channel(bytes: &[u8]) {
     let Ok(roots) = BUNDLE_ROOT.parse::<PublicKey>().and_then(|key| Roots::new(vec![key], 1)) else { return };
     let Ok(file) = UnverifiedChannel::read(bytes) else { return };
-    if let Ok(verified) = file.verify(&roots, None, 0) {
+    let Ok(listed) = file.check_list(&roots, None) else { return };
+    if let Ok(verified) = listed.verify(0) {
         assert!(!verified.signers.is_empty(), "nothing is trusted without a signer");
         let mut copy = Vec::new();
-        assert!(file.write(&mut copy).is_ok() && copy == bytes, "what is taken is written as it is");
+        assert!(listed.file.write(&mut copy).is_ok() && copy == bytes, "what is taken is written as it is");
     }
 }
 

@@ -91,14 +91,17 @@ fn a_channel_offers_a_signed_bundle() {
     run(&["sign", "m.bundle", "--key", "release.key"]);
     channel(&["--rollout", "10"]).unwrap();
 
-    let read = || UnverifiedChannel::read(File::open(folder.join("stable.channel")).unwrap()).unwrap();
     let roots = Roots::new(vec![public(folder, "root.pub")], 1).unwrap();
-    assert!(read().verify(&roots, None, 0).is_err(), "nobody has signed it");
+    let read = || {
+        let file = UnverifiedChannel::read(File::open(folder.join("stable.channel")).unwrap()).unwrap();
+        file.check_list(&roots, None).unwrap()
+    };
+    assert!(read().verify(0).is_err(), "nobody has signed it");
     run(&["sign", "stable.channel", "--key", "release.key"]);
-    let error = read().verify(&roots, None, 0).unwrap_err().to_string();
+    let error = read().verify(0).unwrap_err().to_string();
     assert!(error.contains("(release) signs bundles"), "{error}");
     run(&["sign", "stable.channel", "--key", "herald.key"]);
-    let said = read().verify(&roots, None, 0).unwrap().channel;
+    let said = read().verify(0).unwrap().channel;
     let bundle = fs::read(folder.join("m.bundle")).unwrap();
     assert_eq!((said.name.as_str(), said.serial, said.rollout_percent), ("stable", 1, 10.0));
     assert_eq!(said.bundle.url, "m.bundle");
@@ -106,9 +109,9 @@ fn a_channel_offers_a_signed_bundle() {
 
     // The next one has the next serial, and has to be signed again.
     channel(&["--url", "https://cdn.example/m.bundle"]).unwrap();
-    assert!(read().channel.signatures.is_empty());
+    assert!(read().file.channel.signatures.is_empty());
     run(&["sign", "stable.channel", "--key", "herald.key"]);
-    let said = read().verify(&roots, None, 0).unwrap().channel;
+    let said = read().verify(0).unwrap().channel;
     assert_eq!((said.serial, said.rollout_percent), (2, 100.0));
     for (args, named) in [
         (["--rollout", "101"], "rollout_percent"),
@@ -117,7 +120,7 @@ fn a_channel_offers_a_signed_bundle() {
     ] {
         assert!(channel(&args).unwrap_err().contains(named), "{named}");
     }
-    assert_eq!(read().verify(&roots, None, 0).unwrap().channel.serial, 2, "a refused one is not written");
+    assert_eq!(read().verify(0).unwrap().channel.serial, 2, "a refused one is not written");
 }
 
 #[test]

@@ -146,33 +146,39 @@ impl UnverifiedChannel {
         self.channel.write(into)
     }
 
-    /// The key list that counts, once root keys have signed it: the file's own, or `known` where that is newer.
+    /// Checks the key list against `roots`, and parses it only then. `known`, a list with a higher serial, counts instead
+    /// of the file's own.
     ///
     /// # Errors
     /// [`ChannelError::Trust`].
-    pub fn list(&self, roots: &Roots, known: Option<&KeyList>) -> Result<KeyList, ChannelError> {
+    pub fn check_list(self, roots: &Roots, known: Option<&KeyList>) -> Result<ListedChannel, ChannelError> {
         let carried = roots.check(&self.key_list)?;
-        Ok(list_that_counts(&carried, known)?.clone())
+        let list = list_that_counts(&carried, known)?.clone();
+        Ok(ListedChannel { list, file: self })
     }
+}
 
-    /// Checks the key list against `roots` and the channel against the key list, and parses both, each only once its
-    /// signatures hold. `known`, a list with a higher serial, counts instead of the file's own. Keys that have expired
-    /// at `now_unix_s` don't count; whether the channel has, the caller judges.
+/// A channel's file with a key list that is trusted.
+#[derive(Clone, Debug)]
+pub struct ListedChannel {
+    /// The key list that counts.
+    pub list: KeyList,
+    /// The file.
+    pub file: UnverifiedChannel,
+}
+
+impl ListedChannel {
+    /// Checks the channel against the list, and parses it only then. Keys that have expired at `now_unix_s` don't count;
+    /// whether the channel has, the caller judges.
     ///
     /// # Errors
     /// [`ChannelError`].
-    pub fn verify(
-        &self,
-        roots: &Roots,
-        known: Option<&KeyList>,
-        now_unix_s: u64,
-    ) -> Result<VerifiedChannel, ChannelError> {
-        let carried = roots.check(&self.key_list)?;
-        let list = list_that_counts(&carried, known)?;
+    pub fn verify(&self, now_unix_s: u64) -> Result<VerifiedChannel, ChannelError> {
+        let signed = &self.file.channel;
         let signers: Vec<ListedKey> =
-            list.signers(&self.channel, Some(now_unix_s))?.into_iter().cloned().collect();
-        let channel = Channel::from_json(&self.channel.text)?;
-        Ok(VerifiedChannel { channel, signers, digest: Digest::of(&self.channel.text), carried })
+            self.list.signers(signed, Some(now_unix_s))?.into_iter().cloned().collect();
+        let channel = Channel::from_json(&signed.text)?;
+        Ok(VerifiedChannel { channel, signers, digest: Digest::of(&signed.text) })
     }
 }
 
@@ -185,6 +191,4 @@ pub struct VerifiedChannel {
     pub signers: Vec<ListedKey>,
     /// Of its text: two files with the same serial must be the same.
     pub digest: Digest,
-    /// The key list that the file carries.
-    pub carried: KeyList,
 }

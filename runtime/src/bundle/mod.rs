@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 pub use self::channel::{
-    Channel, ChannelError, MAX_CHANNEL_BYTES, Offer, UnverifiedChannel, VerifiedChannel,
+    Channel, ChannelError, ListedChannel, MAX_CHANNEL_BYTES, Offer, UnverifiedChannel, VerifiedChannel,
 };
 pub(crate) use self::digest::Hasher;
 pub use self::digest::{Digest, from_hex, to_hex};

@@ -167,7 +167,7 @@ impl Follower {
         if memo.device.is_empty() {
             memo.device = lot()?;
         }
-        let channel = self.believed(place, &mut store, &file, &mut memo)?;
+        let channel = self.believed(place, &mut store, file, &mut memo)?;
         let decided = decide(place, &mut store, &channel, &mut memo)?;
         if memo != before {
             memo::write(place.folder, MEMO, &memo)?;
@@ -181,20 +181,20 @@ impl Follower {
         &self,
         place: &Place<'_>,
         store: &mut Store<Folder>,
-        file: &UnverifiedChannel,
+        file: UnverifiedChannel,
         memo: &mut Memo,
     ) -> Result<Channel, SlotError> {
         let known = store.key_list(place.roots)?;
-        let list = file.list(place.roots, known.as_ref())?;
-        memo.last.take_if(|last| !list.keys.iter().any(|key| key.public.id() == last.signer));
+        let listed = file.check_list(place.roots, known.as_ref())?;
+        memo.last.take_if(|last| !listed.list.keys.iter().any(|key| key.public.id() == last.signer));
         let clock_unix_s = (place.now_unix_s)().max(store.record().latest_unix_s);
         let now_unix_s = memo.last.as_ref().map_or(clock_unix_s, |last| clock_unix_s.max(last.made_unix_s));
-        let verified = file.verify(place.roots, known.as_ref(), now_unix_s)?;
+        let verified = listed.verify(now_unix_s)?;
         believe(&verified, memo, clock_unix_s, now_unix_s)?;
-        if known.is_none_or(|known| known.serial < verified.carried.serial) {
-            store.take_key_list(&file.key_list)?;
+        if known.is_none_or(|known| known.serial < listed.list.serial) {
+            store.take_key_list(&listed.file.key_list)?;
         }
-        let VerifiedChannel { channel, signers, digest, .. } = verified;
+        let VerifiedChannel { channel, signers, digest } = verified;
         memo.last = signers.first().map(|signer| Last {
             serial: channel.serial,
             text: digest,
