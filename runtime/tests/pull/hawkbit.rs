@@ -352,6 +352,10 @@ fn another_server_counts_from_its_own_beginning() {
     device.expect("was found good and runs");
     // The model before is still there: nothing has to be fetched or tried to go back to it.
     other.assign(&other_server, "12", &bundle(1));
+    other.change("12", |deployment| deployment["update"] = json!("skip"));
+    device.expect("waits: the server's maintenance window is closed");
+    assert_eq!(device.next(), Some(Digest::of(&bundle(2))));
+    other.change("12", |deployment| deployment["update"] = json!("forced"));
     other.told();
     other_server.asked();
     device.expect("back to test 0.1.0");

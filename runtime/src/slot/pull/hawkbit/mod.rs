@@ -311,28 +311,17 @@ impl Client {
         if let Some((is_good, text)) = memo.ended {
             return Ok((Outcome::Known(text.clone()), Some(Step::Closed(is_good, text))));
         }
-        let now_unix_s = (place.now_unix_s)();
-        let origin = format!("hawkBit action {}", action.id);
-        let step = match standing(&store, digest) {
-            Some(Standing::Candidate(text)) => Some(Step::Proceeding(text)),
-            Some(Standing::Runs(text)) => Some(Step::Closed(true, text)),
-            Some(Standing::Before(held)) if memo.was_staged => {
+        let standing = standing(&store, digest);
+        let step = match (&standing, memo.was_staged) {
+            (Some(Standing::Candidate(text)), _) => Some(Step::Proceeding(text.clone())),
+            (Some(Standing::Runs(text)), _) => Some(Step::Closed(true, text.clone())),
+            (Some(Standing::Before(held)), true) => {
                 Some(Step::Closed(true, format!("{} {} was found good", held.id, held.version)))
             }
-            Some(Standing::Before(_) | Standing::Bad(_)) if !memo.was_staged && waits(&store).is_some() => {
-                None
-            }
-            Some(Standing::Before(held)) => Some(match go_back(&mut store, &held, &origin, now_unix_s)? {
-                Outcome::Refused(why) => Step::Closed(false, why),
-                outcome => Step::Closed(true, outcome.text()),
-            }),
+            (Some(Standing::Bad(text)), true) => Some(Step::Closed(false, text.clone())),
+            (None, true) => Some(Step::Closed(false, "another model was installed in its place".to_owned())),
             // Whoever assigns again what was found bad before wants it tried again.
-            Some(Standing::Bad(_)) if !memo.was_staged => None,
-            Some(Standing::Bad(text)) => Some(Step::Closed(false, text)),
-            None if memo.was_staged => {
-                Some(Step::Closed(false, "another model was installed in its place".to_owned()))
-            }
-            None => None,
+            (Some(Standing::Before(_) | Standing::Bad(_)) | None, false) => None,
         };
         if let Some(step) = step {
             memo.was_staged = true;
@@ -345,11 +334,19 @@ impl Client {
         if deployment.download == "skip" || deployment.update == "skip" {
             return Ok((Outcome::Waits("the server's maintenance window is closed".to_owned()), None));
         }
-        // So that a cancellation finds it, whatever happens next.
-        memo::write(place.folder, MEMO, &memo)?;
         if let Some(why) = waits(&store) {
             return Ok((Outcome::Waits(why.clone()), Some(Step::Proceeding(format!("waits: {why}")))));
         }
+        let origin = format!("hawkBit action {}", action.id);
+        if let Some(Standing::Before(held)) = standing {
+            let outcome = go_back(&mut store, &held, &origin, (place.now_unix_s)())?;
+            let step = Step::Closed(!matches!(outcome, Outcome::Refused(_)), outcome.text());
+            memo.ended = step.ended();
+            memo::write(place.folder, MEMO, &memo)?;
+            return Ok((outcome, Some(step)));
+        }
+        // So that a cancellation finds it, whatever happens next.
+        memo::write(place.folder, MEMO, &memo)?;
         drop(store);
         let wanted = Wanted { digest, size_bytes: artifact.size, url, origin: &origin };
         let outcome = match fetch(place, &self.web, &wanted) {
