@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::Duration;
 
 use candor::bundle::Roots;
 use candor::slot::{Found, Looker, Outcome, Place, Settings, SlotError, now_unix_s};
+
+use crate::repeating::Repeating;
 
 /// Looks once and prints what became of each file; whether any is refused now.
 ///
@@ -28,40 +28,25 @@ pub(crate) fn check(folder: &Path, settings: &Settings, roots: &Roots) -> Result
     Ok(found.iter().any(|found| matches!(found.outcome, Outcome::Refused(_))))
 }
 
-/// A thread that looks until this goes; where no folder is configured there is none.
-pub(crate) struct Looking(
-    #[expect(dead_code, reason = "the thread ends when it is gone")] Option<Sender<()>>,
-);
-
-impl Looking {
-    /// Begins to look. A look that is under way when the program ends leaves the slots whole, as a power cut does.
-    pub(crate) fn start(settings: &Settings) -> Self {
-        let (Some(folder), false) = (settings.folder.clone(), settings.drop.is_empty()) else {
-            return Looking(None);
-        };
-        let roots = match settings.roots() {
-            Ok(roots) => roots,
-            Err(error) => {
-                eprintln!("candor: drop: {error}");
-                return Looking(None);
-            }
-        };
-        let (sender, stopped) = channel();
-        let settings = settings.clone();
-        thread::spawn(move || {
-            let place = Place { folder: &folder, roots: &roots, limits: &settings, now_unix_s };
-            let pause = Duration::from_secs(u64::from(settings.drop_interval_s));
-            let (mut looker, mut told) = (Looker::patient(), BTreeMap::new());
-            loop {
-                let found = looker.look(&place, &settings.drop);
-                tell(found, &mut told);
-                if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-                    return;
-                }
-            }
-        });
-        Looking(Some(sender))
-    }
+/// Begins to look; where no folder is configured nothing does. A look that is under way when the program ends leaves the
+/// slots whole, as a power cut does.
+pub(crate) fn start(settings: &Settings) -> Option<Repeating> {
+    let (Some(folder), false) = (settings.folder.clone(), settings.drop.is_empty()) else { return None };
+    let roots = match settings.roots() {
+        Ok(roots) => roots,
+        Err(error) => {
+            eprintln!("candor: drop: {error}");
+            return None;
+        }
+    };
+    let settings = settings.clone();
+    let pause = Duration::from_secs(u64::from(settings.drop_interval_s));
+    let (mut looker, mut told) = (Looker::patient(), BTreeMap::new());
+    Some(Repeating::start(Duration::ZERO, move || {
+        let place = Place { folder: &folder, roots: &roots, limits: &settings, now_unix_s };
+        tell(looker.look(&place, &settings.drop), &mut told);
+        pause
+    }))
 }
 
 /// Says what is new since the last look, on standard error.

@@ -10,6 +10,7 @@ mod manual;
 mod models;
 mod pulling;
 mod receiving;
+mod repeating;
 mod scan;
 mod verify_log;
 mod watching;

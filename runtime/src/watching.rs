@@ -30,8 +30,8 @@ use candor::watch::{self, Watcher};
 
 use crate::chosen;
 use crate::cli::Watch;
-use crate::dropping::Looking;
-use crate::pulling::{self, Pulling};
+use crate::dropping;
+use crate::pulling;
 use crate::scan::{self, exit};
 
 /// How long an outlet may take for what is left when all is over.
@@ -102,8 +102,8 @@ fn watch(args: &Watch) -> Result<u8, String> {
         _ => None,
     };
     // Last: a configuration that is refused must not have installed anything.
-    let _looking = Looking::start(&config.slots);
-    let _pulling = Pulling::start(pullers, &config.slots);
+    let _looking = dropping::start(&config.slots);
+    let _pulling = pulling::start(pullers, &config.slots);
     let mut used = config.clone();
     let mut remake = || {
         let new = args.settings().map_err(|error| error.to_string())?;
