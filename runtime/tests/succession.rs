@@ -194,6 +194,21 @@ fn a_trial_that_is_not_over_costs_no_start() {
 }
 
 #[test]
+fn a_device_without_its_key_list_condemns_nothing() {
+    let folder = prepared(100_000);
+    install(folder.path(), &bundle("9.0.0", 0.1));
+    let list = folder.path().join("slots/keys");
+    let whole = fs::read(&list).unwrap();
+    fs::write(&list, &whole[..whole.len() - 1]).unwrap();
+    let mut device = Device::watching(folder);
+    // Longer than two looks at the slots.
+    while device.next("score").0["at_s"].as_f64().unwrap() < 6.0 {}
+    fs::write(&list, whole).unwrap();
+    device.expect_step("trial-started", "9.0.0");
+    device.stop();
+}
+
+#[test]
 fn what_somebody_else_makes_of_a_trial_is_told() {
     let folder = prepared(100_000);
     let store = || Store::locked(&folder.path().join("slots")).unwrap();
