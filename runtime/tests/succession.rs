@@ -79,9 +79,19 @@ fn status(folder: &Path) -> Value {
     serde_json::from_str(&slot(folder, &["status", "--json"])).unwrap()
 }
 
+/// A run that ends with the test, however that ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 struct Device {
     folder: tempfile::TempDir,
-    child: Child,
+    child: Running,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
@@ -97,7 +107,7 @@ impl Device {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Device { folder, child, lines }
+        Device { folder, child: Running(child), lines }
     }
 
     fn path(&self) -> &Path {
@@ -125,10 +135,10 @@ impl Device {
 
     /// Ends the run as a service manager does; everything that it said since.
     fn stop(mut self) -> (Option<i32>, Vec<Value>, tempfile::TempDir) {
-        let pid = self.child.id().to_string();
+        let pid = self.child.0.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
         let rest = self.lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
-        (self.child.wait().unwrap().code(), rest, self.folder)
+        (self.child.0.wait().unwrap().code(), rest, self.folder)
     }
 }
 
@@ -202,7 +212,13 @@ fn a_device_without_its_key_list_condemns_nothing() {
     fs::write(&list, &whole[..whole.len() - 1]).unwrap();
     let mut device = Device::watching(folder);
     // Longer than two looks at the slots.
-    while device.next("score").0["at_s"].as_f64().unwrap() < 6.0 {}
+    loop {
+        let (score, before) = device.next("score");
+        assert!(before.iter().all(|event| event["event"] != "model"), "{before:?}");
+        if score["at_s"].as_f64().unwrap() > 6.0 {
+            break;
+        }
+    }
     fs::write(&list, whole).unwrap();
     device.expect_step("trial-started", "9.0.0");
     device.stop();
