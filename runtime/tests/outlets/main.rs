@@ -7,6 +7,8 @@ mod alert;
 mod authority;
 mod broker;
 mod events;
+#[path = "../support/listener.rs"]
+mod listener;
 mod mqtt;
 mod program;
 mod server;

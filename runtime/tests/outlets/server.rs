@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::ServerConfig;
+
+use crate::listener::Listener;
 
 /// What it does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,49 +50,16 @@ impl Request {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) requests: Receiver<Request>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _listener: Listener,
 }
 
 impl Server {
     /// Answers the first requests by `script`, all others with 200.
     pub(crate) fn start(address: &str, script: &[Reply], tls: Option<Arc<ServerConfig>>) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
-        let address = listener.local_addr().unwrap();
         let (told, requests) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let script = Arc::new(Mutex::new(script.iter().copied().collect::<VecDeque<_>>()));
-        let ends = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                if ends.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (script, told, tls) = (Arc::clone(&script), told.clone(), tls.clone());
-                let socket = socket.unwrap();
-                std::thread::spawn(move || {
-                    let held = socket.try_clone().unwrap();
-                    match tls {
-                        None => serve(socket, &held, &script, &told),
-                        Some(config) => {
-                            let connection = ServerConnection::new(config).unwrap();
-                            serve(StreamOwned::new(connection, socket), &held, &script, &told);
-                        }
-                    }
-                });
-            }
-        });
-        Server { address, requests, stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let script = Mutex::new(script.iter().copied().collect::<VecDeque<_>>());
+        let listener = Listener::start(address, tls, move |wire, socket| serve(wire, socket, &script, &told));
+        Server { address: listener.address, requests, _listener: listener }
     }
 }
 

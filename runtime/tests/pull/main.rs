@@ -8,6 +8,8 @@ mod authority;
 mod belief;
 mod channel;
 mod hawkbit;
+#[path = "../support/listener.rs"]
+mod listener;
 #[path = "../support/random.rs"]
 mod random;
 #[path = "../support/release.rs"]

@@ -1,12 +1,11 @@
 //! An HTTP server that answers as a test tells it, over plain TCP or TLS, and that can break off in the middle.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::ServerConfig;
+
+use crate::listener::Listener;
 
 /// What was asked.
 #[derive(Clone, Debug)]
@@ -66,11 +65,9 @@ type Answering = dyn Fn(&Request) -> Answer + Send + Sync;
 
 /// The server, until it is dropped.
 pub(crate) struct Server {
-    address: SocketAddr,
+    listener: Listener,
     is_secure: bool,
     asked: Arc<Mutex<Vec<Request>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -78,33 +75,15 @@ impl Server {
         tls: Option<Arc<ServerConfig>>,
         answering: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let (asked, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (kept, ends, is_secure) = (Arc::clone(&asked), Arc::clone(&stop), tls.is_some());
-        let answering: Arc<Answering> = Arc::new(answering);
-        let thread = std::thread::spawn(move || {
-            for socket in listener.incoming() {
-                if ends.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (asked, answering, tls) = (Arc::clone(&kept), Arc::clone(&answering), tls.clone());
-                let socket = socket.unwrap();
-                std::thread::spawn(move || match tls {
-                    None => serve(socket, &asked, &*answering),
-                    Some(config) => {
-                        let connection = ServerConnection::new(config).unwrap();
-                        serve(StreamOwned::new(connection, socket), &asked, &*answering);
-                    }
-                });
-            }
-        });
-        Server { address, is_secure, asked, stop, thread: Some(thread) }
+        let (asked, is_secure) = (Arc::new(Mutex::new(Vec::new())), tls.is_some());
+        let kept = Arc::clone(&asked);
+        let listener = Listener::start("127.0.0.1:0", tls, move |wire, _| serve(wire, &kept, &answering));
+        Server { listener, is_secure, asked }
     }
 
     /// `http://127.0.0.1:1234/path`, or `https://localhost:...`.
     pub(crate) fn url(&self, path: &str) -> String {
-        let port = self.address.port();
+        let port = self.listener.address.port();
         if self.is_secure {
             return format!("https://localhost:{port}{path}");
         }
@@ -114,16 +93,6 @@ impl Server {
     /// What was asked since the last time.
     pub(crate) fn asked(&self) -> Vec<Request> {
         std::mem::take(&mut self.asked.lock().unwrap())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
