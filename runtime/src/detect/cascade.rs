@@ -1,11 +1,12 @@
 //! The cascade itself: pyramid -> P-Net -> R-Net -> O-Net -> detections.
 
+use heapless::Vec as FixedVec;
 use image::RgbImage;
 use ndarray::ArrayView3;
 
 use super::cells::{CellMeans, Part, Window};
 use super::mosaic::{self, Patch, STEP_PX, WINDOW_PX};
-use super::suppress::{Candidate, Overlap, suppress};
+use super::suppress::{Candidate, Overlap, strongest_first, suppress};
 use super::{MAX_FACES, Settings};
 use crate::engine::{Engine, EngineError, Model, Picture};
 use crate::geom::{Detection, Point, Rect};
@@ -42,7 +43,20 @@ pub struct Mtcnn {
     pnet: Model,
     rnet: Model,
     onet: Model,
+    memory: Memory,
+}
+
+/// What a search works on, kept for the next one: another picture of the same size needs no more.
+#[derive(Clone, Default)]
+struct Memory {
+    tiling: Tiling,
     means: CellMeans,
+    inputs: Inputs,
+    of_levels: Vec<Vec<Candidate<Offset>>>,
+    proposed: Vec<Candidate<Offset>>,
+    refined: Vec<Candidate<Rect>>,
+    located: Vec<Candidate<[Point; 5]>>,
+    windows: Vec<Rect>,
 }
 
 impl Mtcnn {
@@ -78,33 +92,34 @@ impl Mtcnn {
         rnet.expect_outputs(&[&[1, 1], &[1, 4]])?;
         let onet = engine.load("O-Net", onet, &[1, 3, ONET_PX as usize, ONET_PX as usize])?;
         onet.expect_outputs(&[&[1, 1], &[1, 4], &[1, 10]])?;
-        Ok(Mtcnn { settings, pnet, rnet, onet, means: CellMeans::default() })
+        Ok(Mtcnn { settings, pnet, rnet, onet, memory: Memory::default() })
     }
 
-    /// The faces of an upright picture, most confident first, at most [`MAX_FACES`].
+    /// The faces of an upright picture, most confident first.
     ///
     /// # Errors
     /// [`EngineError`] when a network fails to run.
-    pub fn detect(&mut self, picture: &RgbImage) -> Result<Vec<Detection>, EngineError> {
-        let windows = self.propose(picture)?;
-        let refined = self.refine(picture, &windows)?;
-        self.locate(picture, &refined)
+    pub fn detect(&mut self, picture: &RgbImage) -> Result<FixedVec<Detection, MAX_FACES>, EngineError> {
+        self.propose(picture)?;
+        self.refine(picture)?;
+        self.locate(picture)
     }
 
     /// P-Net over the pyramid: windows that may hold a face, moved to where it seems to be.
     ///
     /// # Errors
     /// [`EngineError`] when the network fails to run.
-    pub fn propose(&mut self, picture: &RgbImage) -> Result<Vec<Rect>, EngineError> {
-        let levels = pyramid(picture.dimensions(), &self.settings);
-        let sizes: Vec<_> = levels.iter().map(Level::even_size).collect();
-        let (patches, n_tiles) = mosaic::pack(&sizes, TILE_PX);
-
-        let mut per_level: Vec<Vec<Candidate<Offset>>> = vec![Vec::new(); levels.len()];
+    pub fn propose(&mut self, picture: &RgbImage) -> Result<&[Rect], EngineError> {
+        let Mtcnn { settings, pnet, memory, .. } = self;
+        let Memory { tiling, means, inputs, of_levels, proposed, windows, .. } = memory;
+        tiling.fit(picture.dimensions(), settings);
+        let Tiling { levels, patches, n_tiles, .. } = &*tiling;
+        of_levels.resize_with(levels.len(), Vec::new);
+        of_levels.iter_mut().for_each(Vec::clear);
         let side = TILE_PX as usize;
-        let mut tiles = vec![vec![0f32; 3 * side * side]; n_tiles.min(TILES_AT_ONCE)];
-        for first_idx in (0..n_tiles).step_by(TILES_AT_ONCE) {
+        for first_idx in (0..*n_tiles).step_by(TILES_AT_ONCE) {
             let n_here = TILES_AT_ONCE.min(n_tiles - first_idx);
+            let tiles = inputs.planes(n_here, side);
             for patch in patches.iter().filter(|p| (first_idx..first_idx + n_here).contains(&p.tile_idx)) {
                 let part = Part {
                     grid: levels[patch.level_idx].size,
@@ -113,12 +128,11 @@ impl Mtcnn {
                     at: patch.at.1 as usize * side + patch.at.0 as usize,
                     stride: side,
                 };
-                let tile = &mut tiles[patch.tile_idx - first_idx];
-                self.means.write(picture, &Window::whole(picture), &part, tile);
+                means.write(picture, &Window::whole(picture), &part, &mut tiles[patch.tile_idx - first_idx]);
             }
-            let pictures: Vec<Picture> = tiles[..n_here].iter().map(|tile| Picture::Floats(tile)).collect();
-            let threshold = self.settings.thresholds[0];
-            self.pnet.run_each(&pictures, |idx, outputs| {
+            let pictures: FixedVec<Picture, TILES_AT_ONCE> = inputs.pictures().collect();
+            let threshold = settings.thresholds[0];
+            pnet.run_each(&pictures, |idx, outputs| {
                 let shape = |n_channels| (n_channels, TILE_WINDOWS, TILE_WINDOWS);
                 let views = (
                     ArrayView3::from_shape(shape(1), &outputs[0]),
@@ -127,55 +141,106 @@ impl Mtcnn {
                 // The outputs' shapes were checked when the network was loaded.
                 let (Ok(prob), Ok(offset)) = views else { return };
                 for patch in patches.iter().filter(|p| p.tile_idx == first_idx + idx) {
-                    let (scale, found) = (levels[patch.level_idx].scale, &mut per_level[patch.level_idx]);
+                    let (scale, found) = (levels[patch.level_idx].scale, &mut of_levels[patch.level_idx]);
                     read_windows(patch, scale, (prob, offset), threshold, found);
                 }
             })?;
         }
-        let mut all = Vec::new();
-        for mut found in per_level {
-            keep_strongest(&mut found);
-            suppress(&mut found, 0.5, Overlap::Union);
-            all.append(&mut found);
+        proposed.clear();
+        for found in of_levels {
+            keep_strongest(found);
+            suppress(found, 0.5, Overlap::Union);
+            proposed.append(found);
         }
-        keep_strongest(&mut all);
-        suppress(&mut all, 0.7, Overlap::Union);
-        Ok(all.iter().map(|c| from_published(&shifted(&c.bbox, &c.extra).square(1.0))).collect())
+        keep_strongest(proposed);
+        suppress(proposed, 0.7, Overlap::Union);
+        windows.clear();
+        windows.extend(proposed.iter().map(|c| from_published(&shifted(&c.bbox, &c.extra).square(1.0))));
+        Ok(windows)
     }
 
     /// R-Net on each window.
-    fn refine(&mut self, picture: &RgbImage, windows: &[Rect]) -> Result<Vec<Rect>, EngineError> {
-        let mut found = Vec::new();
+    fn refine(&mut self, picture: &RgbImage) -> Result<(), EngineError> {
+        let Memory { means, inputs, refined, windows, .. } = &mut self.memory;
         let threshold = self.settings.thresholds[1];
-        look(&mut self.rnet, &mut self.means, picture, windows.iter(), RNET_PX, |window, outputs| {
+        refined.clear();
+        look(&mut self.rnet, (means, inputs), picture, windows.iter(), RNET_PX, |window, outputs| {
             let score = outputs[0][0];
             if score > threshold {
                 let moved = shifted(window, &first_four(&outputs[1]));
-                found.push(Candidate { bbox: to_published(window), score, extra: moved });
+                refined.push(Candidate::new(to_published(window), score, moved));
             }
         })?;
-        suppress(&mut found, 0.7, Overlap::Union);
-        Ok(found.iter().map(|c| c.extra.square(1.0)).collect())
+        suppress(refined, 0.7, Overlap::Union);
+        windows.clear();
+        windows.extend(refined.iter().map(|c| c.extra.square(1.0)));
+        Ok(())
     }
 
     /// O-Net on each window: the final box, landmarks and confidence.
-    fn locate(&mut self, picture: &RgbImage, windows: &[Rect]) -> Result<Vec<Detection>, EngineError> {
-        let mut found = Vec::new();
-        // Of equal scores, and near 1 they are equal, the last window's stays as in the published pipeline.
+    fn locate(&mut self, picture: &RgbImage) -> Result<FixedVec<Detection, MAX_FACES>, EngineError> {
+        let Memory { means, inputs, located, windows, .. } = &mut self.memory;
         let threshold = self.settings.thresholds[2];
-        look(&mut self.onet, &mut self.means, picture, windows.iter().rev(), ONET_PX, |window, outputs| {
+        located.clear();
+        // Of equal scores, and near 1 they are equal, the last window's stays as in the published pipeline.
+        look(&mut self.onet, (means, inputs), picture, windows.iter().rev(), ONET_PX, |window, outputs| {
             let score = outputs[0][0];
             if score > threshold {
                 let bbox = shifted(window, &first_four(&outputs[1]));
-                found.push(Candidate { bbox, score, extra: landmarks(window, &outputs[2]) });
+                located.push(Candidate::new(bbox, score, landmarks(window, &outputs[2])));
             }
         })?;
-        suppress(&mut found, 0.7, Overlap::Smaller);
-        found.retain(|c| c.score > self.settings.keep_above && c.bbox.is_finite());
-        found.truncate(MAX_FACES);
+        suppress(located, 0.7, Overlap::Smaller);
+        let is_face = |c: &&Candidate<[Point; 5]>| c.score > self.settings.keep_above && c.bbox.is_finite();
         let to_detection =
             |c: &Candidate<[Point; 5]>| Detection { bbox: c.bbox, landmarks: c.extra, confidence: c.score };
-        Ok(found.iter().map(to_detection).collect())
+        Ok(located.iter().filter(is_face).take(MAX_FACES).map(to_detection).collect())
+    }
+}
+
+/// Networks' inputs that are held at the same time.
+#[derive(Clone, Default)]
+struct Inputs {
+    values: Vec<Vec<f32>>,
+    n_used: usize,
+}
+
+impl Inputs {
+    /// Three planes of `side` x `side` for each of `n` pictures, to be written.
+    fn planes(&mut self, n: usize, side: usize) -> &mut [Vec<f32>] {
+        if self.values.len() < n {
+            self.values.resize_with(n, Vec::new);
+        }
+        self.n_used = n;
+        let used = &mut self.values[..n];
+        used.iter_mut().for_each(|values| values.resize(3 * side * side, 0.0));
+        used
+    }
+
+    /// What was written.
+    fn pictures(&self) -> impl Iterator<Item = Picture<'_>> {
+        self.values[..self.n_used].iter().map(|values| Picture::Floats(values))
+    }
+}
+
+/// How the pyramid of pictures of one size lies in tiles.
+#[derive(Clone, Default)]
+struct Tiling {
+    picture_px: (u32, u32),
+    levels: Vec<Level>,
+    patches: Vec<Patch>,
+    n_tiles: usize,
+}
+
+impl Tiling {
+    /// Makes it that of pictures of `size` pixels.
+    fn fit(&mut self, size: (u32, u32), settings: &Settings) {
+        if self.picture_px != size {
+            let levels = pyramid(size, settings);
+            let sizes: Vec<_> = levels.iter().map(Level::even_size).collect();
+            let (patches, n_tiles) = mosaic::pack(&sizes, TILE_PX);
+            *self = Tiling { picture_px: size, levels, patches, n_tiles };
+        }
     }
 }
 
@@ -234,7 +299,7 @@ fn read_windows(
             }
             let bbox = window_box(scale, patch.from.0 + column * STEP_PX, patch.from.1 + row * STEP_PX);
             let shift = std::array::from_fn(|edge| offset[[edge, y, x]]);
-            found.push(Candidate { bbox, score, extra: shift });
+            found.push(Candidate::new(bbox, score, shift));
         }
     }
 }
@@ -262,7 +327,7 @@ fn to_published(bbox: &Rect) -> Rect {
 /// Leaves the [`MAX_CANDIDATES`] highest scores.
 fn keep_strongest(candidates: &mut Vec<Candidate<Offset>>) {
     if candidates.len() > MAX_CANDIDATES {
-        candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
+        strongest_first(candidates);
         candidates.truncate(MAX_CANDIDATES);
     }
 }
@@ -270,7 +335,7 @@ fn keep_strongest(candidates: &mut Vec<Candidate<Offset>>) {
 /// Runs a network on the pixels of each window that has some.
 fn look<'a>(
     network: &mut Model,
-    means: &mut CellMeans,
+    (means, inputs): (&mut CellMeans, &mut Inputs),
     picture: &RgbImage,
     windows: impl Iterator<Item = &'a Rect>,
     size_px: u32,
@@ -280,15 +345,15 @@ fn look<'a>(
     let part = Part { grid: size, from: (0, 0), size, at: 0, stride };
     let mut visible = windows.filter_map(|w| Some((w, pixels_of(w, picture.dimensions())?)));
     loop {
-        let some: Vec<(&Rect, Window)> = visible.by_ref().take(WINDOWS_AT_ONCE).collect();
+        let some: FixedVec<(&Rect, Window), WINDOWS_AT_ONCE> =
+            visible.by_ref().take(WINDOWS_AT_ONCE).collect();
         if some.is_empty() {
             return Ok(());
         }
-        let mut inputs = vec![vec![0f32; 3 * stride * stride]; some.len()];
-        for ((_, window), input) in some.iter().zip(&mut inputs) {
+        for ((_, window), input) in some.iter().zip(inputs.planes(some.len(), stride)) {
             means.write(picture, window, &part, input);
         }
-        let pictures: Vec<Picture> = inputs.iter().map(|input| Picture::Floats(input)).collect();
+        let pictures: FixedVec<Picture, WINDOWS_AT_ONCE> = inputs.pictures().collect();
         network.run_each(&pictures, |idx, outputs| each(some[idx].0, outputs))?;
     }
 }

@@ -55,6 +55,7 @@ pub(super) struct Part {
 /// Averages cells; keeps its buffers between calls.
 #[derive(Clone, Default)]
 pub(super) struct CellMeans {
+    columns: Vec<Range<usize>>,
     narrow: Vec<u16>,
     wide: Vec<u32>,
 }
@@ -63,11 +64,14 @@ impl CellMeans {
     /// Writes the means of `part` of `window`'s grid into the three planes of `planes`, R, G, B, 0..=255.
     /// The picture is not empty.
     pub(super) fn write(&mut self, picture: &RgbImage, window: &Window, part: &Part, planes: &mut [f32]) {
+        let CellMeans { columns, narrow, wide } = self;
+        columns.clear();
+        columns.extend((0..part.size.0).map(|x| span(part.from.0 + x, part.grid.0, window.width())));
         let most_rows = window.height().div_ceil(part.grid.1) as usize + 1;
         if most_rows <= MAX_ROWS_U16 {
-            write_part(&mut self.narrow, picture, window, part, planes);
+            write_part(narrow, columns, picture, window, part, planes);
         } else {
-            write_part(&mut self.wide, picture, window, part, planes);
+            write_part(wide, columns, picture, window, part, planes);
         }
     }
 }
@@ -81,13 +85,18 @@ fn span(idx: u32, n_cells: u32, length: u32) -> Range<usize> {
     usize::try_from(start).unwrap_or(0)..usize::try_from(end).unwrap_or(0)
 }
 
-fn write_part<T>(sums: &mut Vec<T>, picture: &RgbImage, window: &Window, part: &Part, planes: &mut [f32])
-where
+/// Writes the means of a part whose columns of cells touch the pixels `columns`.
+fn write_part<T>(
+    sums: &mut Vec<T>,
+    columns: &[Range<usize>],
+    picture: &RgbImage,
+    window: &Window,
+    part: &Part,
+    planes: &mut [f32],
+) where
     T: Copy + Default + AddAssign + From<u8>,
     u32: From<T>,
 {
-    let columns: Vec<Range<usize>> =
-        (0..part.size.0).map(|x| span(part.from.0 + x, part.grid.0, window.width())).collect();
     let (Some(first), Some(last)) = (columns.first(), columns.last()) else { return };
     let touched = first.start..last.end;
     let plane_len = planes.len() / 3;

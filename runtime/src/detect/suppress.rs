@@ -17,27 +17,42 @@ pub(super) struct Candidate<T> {
     pub(super) bbox: Rect,
     pub(super) score: f32,
     pub(super) extra: T,
+    /// Where it stood before it was sorted.
+    position: usize,
+}
+
+impl<T> Candidate<T> {
+    pub(super) fn new(bbox: Rect, score: f32, extra: T) -> Self {
+        Candidate { bbox, score, extra, position: 0 }
+    }
+}
+
+/// Sorts from the highest score down. Equal scores keep their order, so that the outcome is the same everywhere; a
+/// stable sort would do this too, but takes memory for it.
+pub(super) fn strongest_first<T>(candidates: &mut [Candidate<T>]) {
+    candidates.iter_mut().enumerate().for_each(|(idx, candidate)| candidate.position = idx);
+    candidates.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.position.cmp(&b.position)));
 }
 
 /// Keeps, from the highest score down, each box that overlaps no kept one by more than `most`.
-///
-/// Equal scores keep their order, so that the outcome is the same everywhere.
 pub(super) fn suppress<T: Copy>(candidates: &mut Vec<Candidate<T>>, most: f32, overlap: Overlap) {
-    candidates.sort_by(|a, b| b.score.total_cmp(&a.score));
-    let mut kept: Vec<Candidate<T>> = Vec::with_capacity(candidates.len());
-    for candidate in candidates.iter() {
-        let same = |other: &Candidate<T>| {
+    strongest_first(candidates);
+    let mut n_kept = 0;
+    for idx in 0..candidates.len() {
+        let candidate = candidates[idx];
+        let is_same = |other: &Candidate<T>| {
             let shared = match overlap {
                 Overlap::Union => candidate.bbox.iou(&other.bbox),
                 Overlap::Smaller => candidate.bbox.overlap_min(&other.bbox),
             };
             shared > most
         };
-        if !kept.iter().any(same) {
-            kept.push(*candidate);
+        if !candidates[..n_kept].iter().any(is_same) {
+            candidates[n_kept] = candidate;
+            n_kept += 1;
         }
     }
-    *candidates = kept;
+    candidates.truncate(n_kept);
 }
 
 #[cfg(test)]
@@ -45,10 +60,8 @@ mod tests {
     use super::*;
 
     fn candidates(boxes: &[(f32, f32, f32, f32)]) -> Vec<Candidate<usize>> {
-        let to_candidate = |(extra, &(x, w, score, y)): (usize, &(f32, f32, f32, f32))| Candidate {
-            bbox: Rect { x, y, w, h: w },
-            score,
-            extra,
+        let to_candidate = |(extra, &(x, w, score, y)): (usize, &(f32, f32, f32, f32))| {
+            Candidate::new(Rect { x, y, w, h: w }, score, extra)
         };
         boxes.iter().enumerate().map(to_candidate).collect()
     }
@@ -58,6 +71,14 @@ mod tests {
         let mut found = candidates(&[(0.0, 10.0, 0.7, 0.0), (1.0, 10.0, 0.9, 0.0), (30.0, 10.0, 0.6, 0.0)]);
         suppress(&mut found, 0.5, Overlap::Union);
         assert_eq!(found.iter().map(|c| c.extra).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn of_equal_scores_the_first_stays_however_many_there_are() {
+        let boxes: Vec<_> = (0..100u8).map(|i| (f32::from(i % 50) * 20.0, 10.0, 0.5, 0.0)).collect();
+        let mut found = candidates(&boxes);
+        suppress(&mut found, 0.5, Overlap::Union);
+        assert_eq!(found.iter().map(|c| c.extra).collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
     }
 
     #[test]
