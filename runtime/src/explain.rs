@@ -92,7 +92,7 @@ impl<'a> Looker<'a> {
         let whole = Rect { x: 0.0, y: 0.0, w: picture.width() as f32, h: picture.height() as f32 };
         let crop = Resampler::default().area(&picture, &whole, self.size_px);
         let failed = |error: EngineError| Failure(exit::NOT_SCANNED, error.to_string());
-        let score = self.classifier.scores(&[&crop]).map_err(failed)?[0];
+        let score = self.classifier.score(&crop).map_err(failed)?;
         let map = self.explainer.heat_map(&crop).map_err(failed)?;
         let file = input.display().to_string();
         let written = heat::write_crop(self.out, &file, score, &crop, &map)

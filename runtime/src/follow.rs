@@ -1,6 +1,7 @@
 //! Who is in a source: source -> cut? -> convert -> detect -> track -> crop. Scanning and training both follow
 //! faces with this and nothing else.
 
+use heapless::Vec as FixedVec;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::preprocess::color::{self, ColorError};
 use crate::preprocess::{appearance::appearance, crop::Cropper, scene::CutDetector};
 use crate::source::{Damage, FrameSource, SourceError};
 use crate::stopwatch::{Stage, Stopwatch};
-use crate::track::{self, Observation, Tracker};
+use crate::track::{self, MAX_FACES, Observation, Tracker};
 use crate::verdict::WINDOW;
 
 /// Nanoseconds of a millisecond.
@@ -64,8 +65,11 @@ pub struct Sighting {
     /// Where in the upright picture.
     pub bbox: Rect,
     /// The track's scores so far, oldest first; empty unless the observer asks for them.
-    pub scores: heapless::Vec<f32, WINDOW>,
+    pub scores: FixedVec<f32, WINDOW>,
 }
+
+/// The faces of one frame.
+pub type Sightings = FixedVec<Sighting, MAX_FACES>;
 
 /// What came with one frame.
 #[derive(Clone, Debug)]
@@ -73,7 +77,7 @@ pub struct Step {
     /// The frame as decoded.
     pub frame: Frame,
     /// Who is in it, when it was searched; without scores.
-    pub sightings: Option<Vec<Sighting>>,
+    pub sightings: Option<Sightings>,
     /// The faces that are over since the step before.
     pub ended: Vec<Album>,
 }
@@ -125,11 +129,11 @@ impl Follower {
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Who is in it, without scores.
-    pub sightings: Vec<Sighting>,
+    pub sightings: Sightings,
     /// The faces that are over since the search before.
     pub ended: Vec<Album>,
     /// Looks that were asked for, each with its track, and that the gallery doesn't need.
-    pub extras: Vec<(u32, Sample)>,
+    pub extras: FixedVec<(u32, Sample), MAX_FACES>,
 }
 
 /// What is known of the people in one source; frames are given to it.
@@ -192,21 +196,24 @@ impl Pursuit {
         let detections = watch.time(Stage::Detect, || follower.detector.detect(picture))?;
         let (observations, update) = watch.time(Stage::Track, || {
             let looks = |d: &_| Observation { detection: *d, appearance: appearance(picture, d) };
-            let observations: Vec<Observation> = detections.iter().map(looks).collect();
+            let observations: FixedVec<Observation, MAX_FACES> =
+                detections.iter().take(MAX_FACES).map(looks).collect();
             let is_cut = std::mem::take(&mut self.is_cut);
             let update = self.tracker.update(frame.pts_ns, &observations, is_cut);
             (observations, update)
         });
         let ended = update.ended.iter().filter_map(|e| self.gallery.take(e.track_id)).collect();
-        let mut sightings = Vec::with_capacity(observations.len());
-        let mut extras = Vec::new();
+        let (mut sightings, mut extras) = (Sightings::new(), FixedVec::new());
         for (seen, track_id) in observations.iter().zip(&update.track_ids) {
             let Some(track_id) = *track_id else { continue };
             let bbox = seen.detection.bbox;
             let is_due = self.gallery.see(track_id, frame.pts_ns, bbox);
             let Look { size_px, margin, min_face_px } = follower.look;
             if bbox.w.max(bbox.h) >= min_face_px && (is_due || wants(track_id)) {
-                let crop = watch.time(Stage::Crop, || self.cropper.crop(picture, &bbox, margin, size_px));
+                let mut crop = self.gallery.spare_crop();
+                watch.time(Stage::Crop, || {
+                    self.cropper.crop_into(picture, &bbox, margin, size_px, &mut crop);
+                });
                 let sample = Sample {
                     pts_ns: frame.pts_ns,
                     frame_idx: frame.frame_idx,
@@ -218,10 +225,11 @@ impl Pursuit {
                 if is_due {
                     self.gallery.keep(track_id, sample);
                 } else {
-                    extras.push((track_id, sample));
+                    // There is room for each observation, here and below.
+                    let _ = extras.push((track_id, sample));
                 }
             }
-            sightings.push(Sighting { track_id, bbox, scores: heapless::Vec::new() });
+            let _ = sightings.push(Sighting { track_id, bbox, scores: FixedVec::new() });
         }
         Ok(Found { sightings, ended, extras })
     }
@@ -229,6 +237,11 @@ impl Pursuit {
     /// What is kept of a face that is not over.
     pub fn album_mut(&mut self, track_id: u32) -> Option<&mut Album> {
         self.gallery.album_mut(track_id)
+    }
+
+    /// Takes back looks that nobody needs any more, for the memory of their crops.
+    pub fn recycle(&mut self, samples: impl IntoIterator<Item = Sample>) {
+        samples.into_iter().for_each(|sample| self.gallery.recycle(sample.crop));
     }
 
     /// The faces that are not over; they are, with this.

@@ -17,15 +17,17 @@ pub enum PixelFormat {
 
 impl PixelFormat {
     /// Rows and bytes a row of each plane, without padding, of a picture of `width_px` x `height_px`.
-    pub fn plane_sizes(self, width_px: u32, height_px: u32) -> Vec<(usize, usize)> {
+    pub fn plane_sizes(self, width_px: u32, height_px: u32) -> heapless::Vec<(usize, usize), 3> {
         let (w, h) = (width_px as usize, height_px as usize);
-        match self {
-            PixelFormat::I420 => vec![(h, w), (h.div_ceil(2), w.div_ceil(2)), (h.div_ceil(2), w.div_ceil(2))],
-            PixelFormat::I422 => vec![(h, w), (h, w.div_ceil(2)), (h, w.div_ceil(2))],
-            PixelFormat::I444 => vec![(h, w); 3],
-            PixelFormat::Gray => vec![(h, w)],
-            PixelFormat::Rgb24 => vec![(h, w * 3)],
-        }
+        let (half_w, half_h) = (w.div_ceil(2), h.div_ceil(2));
+        let sizes: &[(usize, usize)] = match self {
+            PixelFormat::I420 => &[(h, w), (half_h, half_w), (half_h, half_w)],
+            PixelFormat::I422 => &[(h, w), (h, half_w), (h, half_w)],
+            PixelFormat::I444 => &[(h, w), (h, w), (h, w)],
+            PixelFormat::Gray => &[(h, w)],
+            PixelFormat::Rgb24 => &[(h, w * 3)],
+        };
+        sizes.iter().copied().collect()
     }
 }
 
@@ -71,7 +73,7 @@ impl Rotation {
 }
 
 /// One plane of 8-bit samples, row-major.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Plane {
     /// Samples; at least `stride_bytes * (rows - 1) + row_bytes` of them.
     pub samples: Vec<u8>,
@@ -83,6 +85,18 @@ impl Plane {
     /// The rows, with their padding.
     pub(crate) fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
         self.samples.chunks_exact_mut(self.stride_bytes.max(1))
+    }
+}
+
+impl Clone for Plane {
+    fn clone(&self) -> Self {
+        Plane { samples: self.samples.clone(), stride_bytes: self.stride_bytes }
+    }
+
+    /// Uses the memory of `self` again.
+    fn clone_from(&mut self, source: &Self) {
+        self.samples.clone_from(&source.samples);
+        self.stride_bytes = source.stride_bytes;
     }
 }
 

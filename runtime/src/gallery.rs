@@ -10,7 +10,9 @@ use crate::geom::Rect;
 use crate::verdict::WINDOW;
 
 /// Most crops of one track.
-const MAX_SAMPLES: usize = 2 * WINDOW;
+pub const MAX_SAMPLES: usize = 2 * WINDOW;
+/// Most crops whose memory is kept for others.
+const MAX_SPARE: usize = 8 * WINDOW;
 /// Most crops of all tracks together.
 pub const MAX_CROPS: usize = 32 * WINDOW;
 
@@ -56,13 +58,16 @@ impl Album {
         self.samples.last().is_none_or(|last| pts_ns - last.pts_ns >= self.spacing_ns)
     }
 
-    /// Drops every other sample and doubles the spacing.
-    fn thin(&mut self) {
-        let mut is_odd = true;
-        self.samples.retain(|_| {
-            is_odd = !is_odd;
-            !is_odd
-        });
+    /// Drops every other sample, whose crops go to `spare`, and doubles the spacing.
+    fn thin(&mut self, spare: &mut Spare) {
+        for (idx, sample) in std::mem::take(&mut self.samples).into_iter().enumerate() {
+            if idx % 2 == 0 {
+                // There are fewer than before.
+                let _ = self.samples.push(sample);
+            } else {
+                spare.put(sample.crop);
+            }
+        }
         let n_gaps = i64::try_from(self.samples.len().saturating_sub(1)).unwrap_or(0);
         if let (Some(first), Some(last)) = (self.samples.first(), self.samples.last())
             && n_gaps > 0
@@ -85,8 +90,7 @@ impl Album {
 
     /// The [`WINDOW`] samples that lie most evenly over the track, oldest first; all if there are fewer.
     pub fn into_window(self) -> Vec<Sample> {
-        let n_samples = self.samples.len();
-        if n_samples <= WINDOW {
+        if self.samples.len() <= WINDOW {
             return self.samples.into_iter().collect();
         }
         let is_chosen = most_even(&self.samples.iter().map(|s| s.pts_ns).collect::<Vec<_>>());
@@ -115,13 +119,36 @@ fn most_even(times: &[i64]) -> Vec<bool> {
     is_chosen
 }
 
+/// Crops that nobody needs, whose memory will be used again.
+#[derive(Default)]
+struct Spare(Vec<RgbImage>);
+
+impl Spare {
+    fn put(&mut self, crop: RgbImage) {
+        if self.0.len() < MAX_SPARE {
+            self.0.push(crop);
+        }
+    }
+}
+
 /// The albums of all tracks that have not ended.
 #[derive(Default)]
 pub struct Gallery {
     albums: Vec<Album>,
+    spare: Spare,
 }
 
 impl Gallery {
+    /// A picture of any size and content to put a crop into.
+    pub fn spare_crop(&mut self) -> RgbImage {
+        self.spare.0.pop().unwrap_or_default()
+    }
+
+    /// Takes back a crop that nobody needs any more.
+    pub fn recycle(&mut self, crop: RgbImage) {
+        self.spare.put(crop);
+    }
+
     /// Notes that a track was seen, and says whether a sample of it is due now.
     pub fn see(&mut self, track_id: u32, pts_ns: i64, bbox: Rect) -> bool {
         let album = match self.albums.iter().position(|a| a.track_id == track_id) {
@@ -142,13 +169,13 @@ impl Gallery {
         if self.albums.iter().map(|a| a.samples.len()).sum::<usize>() >= MAX_CROPS
             && let Some(fullest) = self.albums.iter_mut().max_by_key(|a| a.samples.len())
         {
-            fullest.thin();
+            fullest.thin(&mut self.spare);
         }
         let Some(album) = self.albums.iter_mut().find(|a| a.track_id == track_id) else { return };
         if album.samples.is_full() {
-            album.thin();
+            album.thin(&mut self.spare);
             if !album.is_due(sample.pts_ns) {
-                return;
+                return self.recycle(sample.crop);
             }
         }
         // There is room: a full album was thinned.

@@ -11,7 +11,7 @@ use crate::engine::{Engine, EngineError};
 use crate::follow::{FollowError, Follower, Look, Step, Walk};
 pub use crate::follow::{Settings, Sighting};
 use crate::frame::Frame;
-use crate::gallery::{Album, Sample};
+use crate::gallery::{Album, MAX_SAMPLES, Sample};
 use crate::geom::Rect;
 use crate::source::{Damage, FrameSource, SourceError};
 use crate::stopwatch::{Stage, Stopwatch};
@@ -155,7 +155,7 @@ impl Scanner {
         {
             for album in ended {
                 let face = judge.face(album, is_still, &mut walk.watch)?;
-                judgements.push(face.judgement.clone());
+                judgements.push(face.judgement);
                 walk.watch.time(Stage::Report, || observer.face(&face))?;
             }
             if observer.wants_running_scores() {
@@ -167,7 +167,7 @@ impl Scanner {
         }
         for album in walk.finish() {
             let face = judge.face(album, is_still, &mut walk.watch)?;
-            judgements.push(face.judgement.clone());
+            judgements.push(face.judgement);
             walk.watch.time(Stage::Report, || observer.face(&face))?;
         }
         Ok(Summary {
@@ -221,14 +221,35 @@ impl Judge {
         scored
     }
 
-    /// Scores the samples that have no score yet.
     fn score(&mut self, samples: &mut [Sample], watch: &mut Stopwatch) -> Result<(), EngineError> {
-        let mut unscored: Vec<&mut Sample> = samples.iter_mut().filter(|s| s.score.is_none()).collect();
-        let crops: Vec<&RgbImage> = unscored.iter().map(|s| &s.crop).collect();
-        let scores = watch.time(Stage::Classify, || self.classifier.scores(&crops))?;
-        for (sample, score) in unscored.iter_mut().zip(scores) {
-            sample.score = Some(score);
-        }
-        Ok(())
+        score_samples(&mut self.classifier, samples, watch).map(|_| ())
     }
+}
+
+/// Scores those of at most [`MAX_SAMPLES`] looks that have no score yet; true if there were some.
+///
+/// # Errors
+/// [`EngineError`] when the network fails.
+pub fn score_samples(
+    classifier: &mut Classifier,
+    samples: &mut [Sample],
+    watch: &mut Stopwatch,
+) -> Result<bool, EngineError> {
+    let mut scores: heapless::Vec<f32, MAX_SAMPLES> = heapless::Vec::new();
+    let unscored = samples.iter().filter(|sample| sample.score.is_none());
+    let crops: heapless::Vec<&RgbImage, MAX_SAMPLES> =
+        unscored.take(MAX_SAMPLES).map(|sample| &sample.crop).collect();
+    if crops.is_empty() {
+        return Ok(false);
+    }
+    watch.time(Stage::Classify, || {
+        classifier.scores(&crops, |score| {
+            // There is room for as many as there are crops.
+            let _ = scores.push(score);
+        })
+    })?;
+    drop(crops);
+    let unscored = samples.iter_mut().filter(|sample| sample.score.is_none());
+    unscored.zip(scores).for_each(|(sample, score)| sample.score = Some(score));
+    Ok(true)
 }

@@ -19,16 +19,32 @@ impl Resampler {
     /// one output pixel covers. Outside, the picture is mirrored at its edge, edge pixel not repeated. Black
     /// when the area is empty, not finite or further from the picture than three times its longer side.
     pub fn area(&mut self, picture: &RgbImage, area: &Rect, size_px: u32) -> RgbImage {
-        let blank = || RgbImage::new(size_px, size_px);
+        let mut resized = RgbImage::default();
+        self.area_into(picture, area, size_px, &mut resized);
+        resized
+    }
+
+    /// As [`Resampler::area`], into a picture whose memory is used again.
+    pub fn area_into(&mut self, picture: &RgbImage, area: &Rect, size_px: u32, resized: &mut RgbImage) {
+        if resized.dimensions() != (size_px, size_px) {
+            *resized = RgbImage::new(size_px, size_px);
+        }
+        if self.try_area(picture, area, resized).is_none() {
+            resized.fill(0);
+        }
+    }
+
+    /// Fills `resized`; `None` where it is to be black.
+    fn try_area(&mut self, picture: &RgbImage, area: &Rect, resized: &mut RgbImage) -> Option<()> {
         let (width, height) = picture.dimensions();
         if !area.is_finite() || area.w < 1.0 || area.h < 1.0 || width == 0 || height == 0 {
-            return blank();
+            return None;
         }
         // Beyond three pictures' width nothing but mirror images of mirror images would follow.
         #[expect(clippy::cast_precision_loss, reason = "sides are far below 2^24")]
         let limit = 3.0 * width.max(height) as f32;
         if area.w > limit || area.h > limit || area.x.abs() > limit || area.y.abs() > limit {
-            return blank();
+            return None;
         }
         #[expect(clippy::cast_possible_truncation, reason = "bounded by `limit`")]
         let (x0, y0) = (area.x.floor() as i32, area.y.floor() as i32);
@@ -48,32 +64,21 @@ impl Resampler {
             f64::from(area.w),
             f64::from(area.h),
         );
-        resize(&mut self.resizer, source, size_px, size_px, &options).unwrap_or_else(blank)
+        // Typed, so that the program holds code for no other kind of pixels.
+        let from =
+            TypedImageRef::<U8x3>::from_buffer(source.width(), source.height(), source.as_raw()).ok()?;
+        let (width_px, height_px) = resized.dimensions();
+        let mut to = TypedImage::<U8x3>::from_buffer(width_px, height_px, resized).ok()?;
+        self.resizer.resize_typed(&from, &mut to, Some(&options)).ok()
     }
-}
-
-/// Resizes a part of `source`; `None` when the resizer refuses the sizes.
-fn resize(
-    resizer: &mut Resizer,
-    source: &RgbImage,
-    width_px: u32,
-    height_px: u32,
-    options: &ResizeOptions,
-) -> Option<RgbImage> {
-    // Typed, so that the program holds code for no other kind of pixels.
-    let from = TypedImageRef::<U8x3>::from_buffer(source.width(), source.height(), source.as_raw()).ok()?;
-    let mut resized = RgbImage::new(width_px, height_px);
-    let mut to = TypedImage::<U8x3>::from_buffer(width_px, height_px, &mut resized).ok()?;
-    resizer.resize_typed(&from, &mut to, Some(options)).ok()?;
-    Some(resized)
 }
 
 /// Copies the rectangle from `(x0, y0)` to `(x1, y1)`, parts of it outside the picture, to `window`.
 fn fill_window(window: &mut RgbImage, picture: &RgbImage, (x0, y0): (i32, i32), (x1, y1): (i32, i32)) {
     let (width, height) = (x1.abs_diff(x0), y1.abs_diff(y0));
-    if window.dimensions() != (width, height) {
-        *window = RgbImage::new(width, height);
-    }
+    let mut pixels = std::mem::take(window).into_raw();
+    pixels.resize(3 * width as usize * height as usize, 0);
+    *window = RgbImage::from_raw(width, height, pixels).unwrap_or_default();
     for (dy, row) in (0i32..).zip(window.rows_mut()) {
         for (dx, pixel) in (0i32..).zip(row) {
             let x = place(x0 + dx, picture.width());

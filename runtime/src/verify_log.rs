@@ -91,7 +91,7 @@ fn checked(args: &VerifyLog) -> Result<Checked, String> {
             |known: &Model| known.sha256 == model.sha256 && known.calibration_bits == model.calibration_bits;
         let (_, classifier) = classifiers.iter_mut().find(|(known, _)| same(known))?;
         // A crop of another size than the network's has no score.
-        classifier.scores(&[crop]).map_or(Some(f32::NAN), |scores| scores.first().copied())
+        Some(classifier.score(crop).unwrap_or(f32::NAN))
     };
     verify(&args.folder, args.key, args.head, &mut rescore).map_err(|error| error.to_string())
 }

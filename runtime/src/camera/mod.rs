@@ -53,7 +53,9 @@ impl Shot {
         match self {
             Shot::Raw(raw, layout) => layout.read(raw, frame),
             Shot::Frame(decoded) => {
-                frame.clone_from(decoded);
+                let mut planes = std::mem::take(&mut frame.planes);
+                planes.clone_from(&decoded.planes);
+                *frame = Frame { planes, ..**decoded };
                 Ok(())
             }
         }

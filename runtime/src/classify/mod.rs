@@ -2,12 +2,16 @@
 
 mod heat;
 
+use heapless::Vec as FixedVec;
 use image::RgbImage;
 
 use crate::bundle::{Calibration, Manifest};
 use crate::engine::{Engine, EngineError, Model, Normalisation, Picture};
 
 pub use self::heat::{Explainer, HeatMap};
+
+/// Crops that are given to the network at once: enough for any team of threads.
+const AT_ONCE: usize = 64;
 
 /// The bundle's network with what belongs to it; clones share the weights.
 #[derive(Clone)]
@@ -42,22 +46,48 @@ impl Classifier {
     /// # Errors
     /// [`EngineError`] when a crop has another size or the network fails.
     pub fn logits(&mut self, crops: &[&RgbImage]) -> Result<Vec<[f32; 2]>, EngineError> {
-        for crop in crops {
-            checked_size(crop, self.size_px, self.model.name())?;
-        }
-        let pixels: Vec<Picture> = crops.iter().map(|crop| Picture::Pixels(crop.as_raw())).collect();
         let mut found = Vec::with_capacity(crops.len());
-        self.model.run_each(&pixels, |_, outputs| found.push([outputs[0][0], outputs[0][1]]))?;
+        each_logits(&mut self.model, self.size_px, crops, |logits| found.push(logits))?;
         Ok(found)
     }
 
-    /// The calibrated P(fake) of crops, 0..=1, in their order; NaN where the network gives no number.
+    /// Gives `each` the calibrated P(fake) of crops of the bundle's input size, 0..=1, in their order; NaN where the network
+    /// gives no number.
     ///
     /// # Errors
     /// As [`Classifier::logits`].
-    pub fn scores(&mut self, crops: &[&RgbImage]) -> Result<Vec<f32>, EngineError> {
-        Ok(self.logits(crops)?.into_iter().map(|logits| calibrated(logits, &self.score)).collect())
+    pub fn scores(&mut self, crops: &[&RgbImage], mut each: impl FnMut(f32)) -> Result<(), EngineError> {
+        let Classifier { model, size_px, score } = self;
+        each_logits(model, *size_px, crops, |logits| each(calibrated(logits, score)))
     }
+
+    /// The calibrated P(fake) of one crop.
+    ///
+    /// # Errors
+    /// As [`Classifier::logits`].
+    pub fn score(&mut self, crop: &RgbImage) -> Result<f32, EngineError> {
+        let mut score = f32::NAN;
+        self.scores(&[crop], |found| score = found)?;
+        Ok(score)
+    }
+}
+
+/// Gives `each` the logits (real, fake) of crops of `side` x `side` pixels, in their order.
+fn each_logits(
+    model: &mut Model,
+    side: u32,
+    crops: &[&RgbImage],
+    mut each: impl FnMut([f32; 2]),
+) -> Result<(), EngineError> {
+    for crop in crops {
+        checked_size(crop, side, model.name())?;
+    }
+    for some in crops.chunks(AT_ONCE) {
+        let pixels: FixedVec<Picture, AT_ONCE> =
+            some.iter().map(|crop| Picture::Pixels(crop.as_raw())).collect();
+        model.run_each(&pixels, |_, outputs| each([outputs[0][0], outputs[0][1]]))?;
+    }
+    Ok(())
 }
 
 /// Refuses a crop that isn't `side` x `side`.

@@ -12,7 +12,7 @@ use super::metrics::Counters;
 use crate::bundle::{Bundle, Manifest};
 use crate::camera::State;
 use crate::track::MAX_TRACKS;
-use crate::verdict::WINDOW;
+use crate::verdict::{Reason, WINDOW};
 use crate::watch::Event;
 use crate::watch::event::{Health, Model, ModelStep, Running, What};
 
@@ -37,7 +37,7 @@ struct Face {
     #[serde(flatten)]
     running: Option<Running>,
     /// Why, once there are enough scores.
-    reason: Option<String>,
+    reason: Option<Reason>,
     /// Since when the verdict is this one.
     verdict_unix_ms: Option<u64>,
     is_full: bool,
@@ -66,7 +66,7 @@ pub(super) enum Next {
 
 /// Everything that changes.
 pub(super) struct Present {
-    file: String,
+    file: Arc<str>,
     /// The model that judged the newest event.
     model: Model,
     state: (State, String, u64),
@@ -102,7 +102,7 @@ impl Board {
             run: now,
             bundle,
             present: Mutex::new(Present {
-                file: file.to_owned(),
+                file: file.into(),
                 model,
                 state: (State::Opening, "starting".to_owned(), now),
                 faces: BTreeMap::new(),
@@ -226,7 +226,7 @@ impl Board {
                 "window": WINDOW,
             },
             "unix_ms": unix_ms(),
-            "file": present.file,
+            "file": &*present.file,
             "state": { "state": state, "reason": reason, "unix_ms": since },
             "is_watching": present.is_watching(),
             "model": present.model,
@@ -304,7 +304,7 @@ impl Present {
                     face.verdict_unix_ms = Some(at);
                 }
                 face.running = Some(running.clone());
-                face.reason = Some(reason.clone());
+                face.reason = Some(*reason);
                 face.is_full |= *is_full;
             }
             What::Verdict { track_id, .. } => {
@@ -445,7 +445,7 @@ mod tests {
             running: Running { verdict, mean_score: Some(0.1), n_scores: 5 },
             since_appeared_s: 1.0,
             is_full,
-            reason: "why".into(),
+            reason: Reason::NoNumber,
         };
         note(&board, score(1));
         assert_eq!(board.state()["faces"][0]["reason"], Value::Null);
@@ -459,7 +459,7 @@ mod tests {
             n_faces: 1,
             verdict: Verdict::Real,
             mean_score: None,
-            reason: String::new(),
+            reason: Reason::NoNumber,
             interrupted: false,
             model: model("trained"),
         };
@@ -479,7 +479,7 @@ mod tests {
             start_s: 0.0,
             end_s: 1.0,
             bbox: [0.0; 4],
-            reason: String::new(),
+            reason: Reason::NoNumber,
         };
         let took_over =
             |status| What::Model { step: ModelStep::TookOver, model: model(status), reason: None };

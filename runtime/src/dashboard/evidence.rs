@@ -132,7 +132,7 @@ impl Encoder {
         // A verdict's crops are sent before the verdict is, both in the order of the events.
         loop {
             let parcel = self.early.take().or_else(|| self.parcels.try_recv().ok())?;
-            match number(&parcel.event).cmp(&number(event)) {
+            match parcel.event.id.n.cmp(&event.id.n) {
                 // Its event was lost on the way.
                 Ordering::Less => {}
                 Ordering::Equal => return exhibit(&parcel, &mut self.resizer),
@@ -143,11 +143,6 @@ impl Encoder {
             }
         }
     }
-}
-
-/// An event's number in its run.
-fn number(event: &Event) -> Option<u64> {
-    event.id.rsplit_once('-')?.1.parse().ok()
 }
 
 impl Archive {
@@ -214,7 +209,7 @@ fn exhibit(parcel: &Parcel, resizer: &mut Resizer) -> Option<Exhibit> {
     median.crop.write_to(&mut Cursor::new(&mut png), ImageFormat::Png).ok()?;
     let caption = format!("score {:.3}; log odds", median.score);
     Some(Exhibit {
-        id: parcel.event.id.clone(),
+        id: parcel.event.id.to_string(),
         about: parcel.picks.iter().map(about).collect(),
         crops: crops?,
         typical: Look { png: Arc::new(png), caption, model: parcel.model.clone(), map: None },
@@ -225,7 +220,7 @@ fn exhibit(parcel: &Parcel, resizer: &mut Resizer) -> Option<Exhibit> {
 mod tests {
     use super::*;
     use crate::geom::Rect;
-    use crate::watch::event::{Stamp, What};
+    use crate::watch::event::{Id, Stamp, What};
 
     fn sample(score: Option<f32>, side: u32) -> Sample {
         // Noise, since nothing takes more bytes as PNG.
@@ -237,11 +232,14 @@ mod tests {
         Sample { pts_ns: 5, frame_idx: 0, bbox: Rect::default(), confidence: 1.0, crop, score }
     }
 
-    fn event(n: usize) -> Arc<Event> {
+    fn event(n: u64) -> Arc<Event> {
         let stamp = Stamp { file: "x".into(), start_ns: 0 };
-        let mut event = stamp.event(0, What::FaceAppeared { track_id: 1, bbox: [0.0; 4] });
-        event.id = format!("0a-{n}");
-        Arc::new(event)
+        let event = stamp.event(0, What::FaceAppeared { track_id: 1, bbox: [0.0; 4] });
+        Arc::new(Event { id: Id { run: 0xa, n }, ..event })
+    }
+
+    fn id(n: u64) -> String {
+        event(n).id.to_string()
     }
 
     #[test]
@@ -258,17 +256,19 @@ mod tests {
         assert_eq!(told, [("highest", 0.9), ("median", 0.5), ("lowest", 0.1)]);
         archive.keep(exhibit);
         assert!(encoder.exhibit(&event(7)).is_none() && encoder.exhibit(&event(8)).is_some());
-        assert!(archive.has("0a-7") && !archive.has("0a-8") && !archive.has("0b-7"));
-        let is_there = |idx| archive.crop("0a-7", idx).is_some();
-        assert!(is_there(2) && !is_there(3) && archive.crop("0a-6", 0).is_none());
-        let look = archive.typical("0a-7").unwrap();
+        assert!(
+            archive.has(&id(7)) && !archive.has(&id(8)) && !archive.has(&Id { run: 0xb, n: 7 }.to_string())
+        );
+        let is_there = |idx| archive.crop(&id(7), idx).is_some();
+        assert!(is_there(2) && !is_there(3) && archive.crop(&id(6), 0).is_none());
+        let look = archive.typical(&id(7)).unwrap();
         let back = image::load_from_memory(&look.png).unwrap().to_rgb8();
         assert_eq!((back, look.caption.as_str()), (samples[0].crop.clone(), "score 0.500; log odds"));
         assert_eq!((look.model.as_str(), look.map), ("model", None));
-        archive.keep_map("0a-7", Arc::new(vec![0; 9]));
-        assert_eq!(archive.typical("0a-7").unwrap().map.unwrap().len(), 9);
-        archive.keep_map("0a-7", Arc::new(vec![0; MAX_BYTES]));
-        assert!(!archive.has("0a-7"), "maps count as crops do");
+        archive.keep_map(&id(7), Arc::new(vec![0; 9]));
+        assert_eq!(archive.typical(&id(7)).unwrap().map.unwrap().len(), 9);
+        archive.keep_map(&id(7), Arc::new(vec![0; MAX_BYTES]));
+        assert!(!archive.has(&id(7)), "maps count as crops do");
     }
 
     #[test]
@@ -281,7 +281,7 @@ mod tests {
             archive.keep(encoder.exhibit(&event).unwrap());
         }
         let n_bytes: usize = archive.exhibits.iter().map(Exhibit::n_bytes).sum();
-        assert!(n_bytes <= MAX_BYTES && archive.has("0a-29") && !archive.has("0a-0"), "{n_bytes}");
+        assert!(n_bytes <= MAX_BYTES && archive.has(&id(29)) && !archive.has(&id(0)), "{n_bytes}");
         let small = [sample(Some(0.5), 4)];
         for n in 30..200 {
             let event = event(n);
@@ -293,7 +293,7 @@ mod tests {
         for n in 200..300 {
             sender.keep(&Judged { event: &event(n), scores: &[], samples: &small });
         }
-        let is_there = |n: &usize| encoder.exhibit(&event(*n)).is_some();
+        let is_there = |n: &u64| encoder.exhibit(&event(*n)).is_some();
         assert_eq!((200..300).filter(is_there).count(), MAX_WAITING);
     }
 }

@@ -247,7 +247,7 @@ mod tests {
         for score in [Some(0.0), Some(0.1), Some(0.11), Some(1.0), None] {
             let running = Running { verdict: Verdict::Real, mean_score: None, n_scores: 1 };
             let what = What::Score { track_id: 1, bbox: [0.0; 4], score, running };
-            counters.count(&Stamp { file: String::new(), start_ns: 0 }.event(0, what));
+            counters.count(&Stamp { file: "".into(), start_ns: 0 }.event(0, what));
         }
         let mut page = Page::default();
         counters.histogram(&mut page);

@@ -11,6 +11,7 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde::Serialize;
 
 use super::settings::Settings;
+use crate::follow::Sighting;
 use crate::report::json::rounded;
 use crate::watch::witness::Looked;
 
@@ -174,7 +175,7 @@ impl Copyist {
 
 impl Mark {
     #[expect(clippy::cast_precision_loss, reason = "sides of pictures")]
-    fn new(seen: &crate::watch::witness::Seen, width_px: u32, height_px: u32) -> Self {
+    fn new(seen: &Sighting, width_px: u32, height_px: u32) -> Self {
         let (w, h, b) = (width_px.max(1) as f32, height_px.max(1) as f32, seen.bbox);
         let place = [b.x / w, b.y / h, b.w / w, b.h / h].map(|part| rounded(part, 4));
         Mark { track_id: seen.track_id, place }
@@ -213,7 +214,6 @@ pub(super) fn jpeg(picture: &RgbImage, quality: u8) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::geom::Rect;
-    use crate::watch::witness::Seen;
     use image::Rgb;
 
     const NOW: Duration = Duration::ZERO;
@@ -227,8 +227,8 @@ mod tests {
         assert!(copyist.is_due());
         let picture = RgbImage::from_pixel(1280, 720, Rgb([200, 40, 90]));
         let bbox = Rect { x: 128.0, y: 72.0, w: 64.0, h: 72.0 };
-        let faces = vec![Seen { track_id: 3, bbox }];
-        copyist.copy(&Looked { picture: &picture, faces });
+        let faces = [Sighting { track_id: 3, bbox, scores: heapless::Vec::new() }];
+        copyist.copy(&Looked { picture: &picture, faces: &faces });
         assert!(!copyist.is_due(), "one was just copied");
         let (first, again) = (studio.picture(0, NOW).unwrap(), studio.picture(99, NOW).unwrap());
         assert!(Arc::ptr_eq(&first.jpeg, &again.jpeg));

@@ -1,6 +1,7 @@
 //! What events come to: what the source does, who is in view, the latest verdict.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use crate::watch::event::{Model, ModelStep, What};
 #[derive(Debug)]
 pub(super) struct View {
     model: Model,
-    file: String,
+    file: Arc<str>,
     state: Option<State>,
     /// Faces that aren't over, and what is said of each.
     faces: BTreeMap<u32, Option<Verdict>>,
@@ -28,7 +29,7 @@ impl View {
     pub(super) fn new(model: Model) -> Self {
         View {
             model,
-            file: String::new(),
+            file: "".into(),
             state: None,
             faces: BTreeMap::new(),
             latest: None,
@@ -103,7 +104,7 @@ impl View {
         };
         json!({
             "schema": crate::report::json::SCHEMA,
-            "file": self.file,
+            "file": &*self.file,
             "unix_ms": self.unix_ms,
             "state": self.state.map(State::word),
             "verdict": verdict,

@@ -22,8 +22,21 @@ impl Cropper {
     ///
     /// A box that is empty or not finite gives a black crop.
     pub fn crop(&mut self, picture: &RgbImage, bbox: &Rect, margin: f32, size_px: u32) -> RgbImage {
-        let square = bbox.square(1.0 + margin);
-        self.resampler.area(picture, &square, size_px)
+        let mut crop = RgbImage::default();
+        self.crop_into(picture, bbox, margin, size_px, &mut crop);
+        crop
+    }
+
+    /// As [`Cropper::crop`], into a picture whose memory is used again.
+    pub fn crop_into(
+        &mut self,
+        picture: &RgbImage,
+        bbox: &Rect,
+        margin: f32,
+        size_px: u32,
+        crop: &mut RgbImage,
+    ) {
+        self.resampler.area_into(picture, &bbox.square(1.0 + margin), size_px, crop);
     }
 }
 

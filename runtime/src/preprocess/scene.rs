@@ -35,8 +35,13 @@ impl CutDetector {
     /// A dissolve or a small tile that changes is none.
     pub fn is_cut(&mut self, frame: &Frame) -> bool {
         let now = thumbnail(frame);
-        let last = self.last.replace(Box::new(now));
-        last.is_some_and(|last| difference(&last, &now) > CUT_DIFFERENCE)
+        let Some(last) = &mut self.last else {
+            self.last = Some(Box::new(now));
+            return false;
+        };
+        let is_cut = difference(last, &now) > CUT_DIFFERENCE;
+        **last = now;
+        is_cut
     }
 }
 

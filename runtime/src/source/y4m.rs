@@ -78,7 +78,7 @@ impl<R: Read> Y4mSource<R> {
 
     /// Samples of each plane in stream order: rows and samples a row.
     fn plane_sizes(&self) -> Vec<(usize, usize)> {
-        let mut planes = self.layout.format.plane_sizes(self.width_px, self.height_px);
+        let mut planes = self.layout.format.plane_sizes(self.width_px, self.height_px).to_vec();
         if self.layout.has_alpha {
             planes.extend_from_within(..1);
         }

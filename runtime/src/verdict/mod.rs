@@ -1,6 +1,8 @@
 //! Scores of one face -> its verdict; verdicts of the faces -> the file's. Pure.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Most scores that one verdict rests on.
 pub const WINDOW: usize = 15;
@@ -50,15 +52,65 @@ pub struct Rules {
     pub min_face_px: f32,
 }
 
+/// Why a verdict is what it is; in words for people, also in JSON.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[expect(missing_docs, reason = "numbers of scores, and limits of `Rules`")]
+pub enum Reason {
+    /// There is nobody to judge.
+    NoFace,
+    /// No look was large enough for a score.
+    TooSmall { min_face_px: f32 },
+    /// A score is none.
+    NoNumber,
+    /// A verdict needs more scores.
+    TooFew { n_scores: usize, min_scores: usize },
+    /// The mean is over the upper limit.
+    Over { n_scores: usize, fake_above: f32 },
+    /// The mean is under the lower limit.
+    Under { n_scores: usize, real_below: f32 },
+    /// The mean is at the limits or between them.
+    Between { n_scores: usize, real_below: f32, fake_above: f32 },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Reason::NoFace => to.write_str("no face was found"),
+            Reason::TooSmall { min_face_px } => {
+                write!(to, "the face is never {min_face_px} px wide, the least this model can judge")
+            }
+            Reason::NoNumber => to.write_str("the model gave no number"),
+            Reason::TooFew { n_scores, min_scores } => {
+                write!(to, "{n_scores} of the {min_scores} scores that a verdict needs")
+            }
+            Reason::Over { n_scores, fake_above } => {
+                write!(to, "mean of {n_scores} scores is over {fake_above:.2}")
+            }
+            Reason::Under { n_scores, real_below } => {
+                write!(to, "mean of {n_scores} scores is under {real_below:.2}")
+            }
+            Reason::Between { n_scores, real_below, fake_above } => {
+                write!(to, "mean of {n_scores} scores is between {real_below:.2} and {fake_above:.2}")
+            }
+        }
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
 /// A verdict with what it rests on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
     /// Mean of the scores, 0..=1; `None` without a score.
     pub mean_score: Option<f32>,
-    /// Why, in words, for people.
-    pub reason: String,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// The mean of `scores`; `None` when there are none.
@@ -70,51 +122,38 @@ pub fn mean(scores: &[f32]) -> Option<f32> {
 /// Judges one face by its scores, each 0..=1. `is_still` says that the source is one photo, which
 /// can give no more than one score.
 pub fn judge_face(scores: &[f32], is_still: bool, rules: &Rules) -> Judgement {
+    let Rules { real_below, fake_above, min_face_px, .. } = *rules;
     let Some(mean_score) = mean(scores) else {
-        return Judgement {
-            verdict: Verdict::FaceTooSmall,
-            mean_score: None,
-            reason: format!(
-                "the face is never {} px wide, the least this model can judge",
-                rules.min_face_px
-            ),
-        };
+        let reason = Reason::TooSmall { min_face_px };
+        return Judgement { verdict: Verdict::FaceTooSmall, mean_score: None, reason };
     };
     let min_scores = if is_still { 1 } else { rules.min_scores };
     let n_scores = scores.len();
     let (verdict, reason) = if !mean_score.is_finite() {
-        (Verdict::Uncertain, "the model gave no number".to_owned())
+        (Verdict::Uncertain, Reason::NoNumber)
     } else if n_scores < min_scores {
-        (Verdict::Uncertain, format!("{n_scores} of the {min_scores} scores that a verdict needs"))
-    } else if mean_score > rules.fake_above {
-        (Verdict::Fake, format!("mean of {n_scores} scores is over {:.2}", rules.fake_above))
-    } else if mean_score < rules.real_below {
-        (Verdict::Real, format!("mean of {n_scores} scores is under {:.2}", rules.real_below))
+        (Verdict::Uncertain, Reason::TooFew { n_scores, min_scores })
+    } else if mean_score > fake_above {
+        (Verdict::Fake, Reason::Over { n_scores, fake_above })
+    } else if mean_score < real_below {
+        (Verdict::Real, Reason::Under { n_scores, real_below })
     } else {
-        let between = format!("{:.2} and {:.2}", rules.real_below, rules.fake_above);
-        (Verdict::Uncertain, format!("mean of {n_scores} scores is between {between}"))
+        (Verdict::Uncertain, Reason::Between { n_scores, real_below, fake_above })
     };
     Judgement { verdict, mean_score: mean_score.is_finite().then_some(mean_score), reason }
 }
 
 /// Judges a file by its faces: the one with the highest mean score speaks for it.
 pub fn judge_file(faces: &[Judgement]) -> Judgement {
-    if faces.is_empty() {
-        return Judgement {
-            verdict: Verdict::NoFace,
-            mean_score: None,
-            reason: "no face was found".to_owned(),
-        };
-    }
+    let Some(first) = faces.first() else {
+        return Judgement { verdict: Verdict::NoFace, mean_score: None, reason: Reason::NoFace };
+    };
     let highest = faces
         .iter()
         .filter(|f| f.mean_score.is_some())
         .max_by(|a, b| a.mean_score.unwrap_or(0.0).total_cmp(&b.mean_score.unwrap_or(0.0)));
-    match highest {
-        // A face that may be fake must not vanish behind one that is surely real.
-        Some(face) => face.clone(),
-        None => faces[0].clone(),
-    }
+    // A face that may be fake must not vanish behind one that is surely real.
+    *highest.unwrap_or(first)
 }
 
 #[cfg(test)]
@@ -155,7 +194,7 @@ mod tests {
         let file = judge_file(&[face(0.1), face(0.9), face(0.5)]);
         assert_eq!((file.verdict, file.mean_score), (Verdict::Fake, face(0.9).mean_score));
         let none = judge_face(&[], false, &RULES);
-        assert_eq!(judge_file(&[none.clone(), face(0.1)]).verdict, Verdict::Real);
+        assert_eq!(judge_file(&[none, face(0.1)]).verdict, Verdict::Real);
         assert_eq!(judge_file(&[none]).verdict, Verdict::FaceTooSmall);
     }
 }

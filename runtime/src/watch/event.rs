@@ -1,22 +1,51 @@
 //! What watching says: one type for every outlet, serialized as `runtime/JSON.md` describes it.
 
-use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
 
 use crate::bundle::Manifest;
 use crate::camera::{Counts, State};
 use crate::geom::Rect;
 use crate::report::json::{SCHEMA, rounded, seconds};
-use crate::verdict::{Judgement, Verdict};
+use crate::verdict::{Judgement, Reason, Verdict};
+
+/// What no other event has; as text `RUN-N`, RUN in 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Id {
+    /// Drawn by each run of the program.
+    pub run: u64,
+    /// The event's number in its run, from 1.
+    pub n: u64,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{:016x}-{}", self.run, self.n)
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+fn shared<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(text)
+}
 
 /// Something that happened, and when.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Event {
     /// Version of the schema.
     pub schema: u32,
-    /// Given by the hub: no other event ever has it.
-    pub id: String,
+    /// Given by the hub.
+    pub id: Id,
     /// The device or the clip, as it was named.
-    pub file: String,
+    #[serde(serialize_with = "shared")]
+    pub file: Arc<str>,
     /// Seconds since watching began.
     pub at_s: f64,
     /// Milliseconds since 1970 by the system's clock.
@@ -70,7 +99,7 @@ pub enum What {
         /// The verdict rests on as many scores as one can rest on.
         is_full: bool,
         /// Why, for people.
-        reason: String,
+        reason: Reason,
     },
     /// A face is over: what all of its time comes to, as `candor scan` would say it.
     Verdict {
@@ -91,7 +120,7 @@ pub enum What {
         /// x, y, width, height in the middle scored look.
         bbox: [f64; 4],
         /// Why, for people.
-        reason: String,
+        reason: Reason,
     },
     /// Something happened to the models of the slots.
     Model {
@@ -122,7 +151,7 @@ pub enum What {
         /// That face's.
         mean_score: Option<f64>,
         /// Why, for people.
-        reason: String,
+        reason: Reason,
         /// Whether a signal ended it.
         interrupted: bool,
         /// The model.
@@ -237,7 +266,7 @@ pub(super) fn in_s(ns: i64) -> f64 {
 #[derive(Clone, Debug)]
 pub struct Stamp {
     /// The source's name.
-    pub file: String,
+    pub file: Arc<str>,
     /// When watching began, on the source's clock.
     pub start_ns: i64,
 }
@@ -248,8 +277,8 @@ impl Stamp {
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Event {
             schema: SCHEMA,
-            id: String::new(),
-            file: self.file.clone(),
+            id: Id::default(),
+            file: Arc::clone(&self.file),
             at_s: seconds(now_ns.saturating_sub(self.start_ns)),
             unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
             what,

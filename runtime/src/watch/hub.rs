@@ -1,12 +1,12 @@
 //! Where events go out: each outlet has a queue of its own, and none can hold up the others or the watching.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::Event;
-use super::event::Health;
+use super::event::{Health, Id};
 use super::machine::random;
 use super::witness::{Judged, Looked, Witness};
 use crate::bundle::Manifest;
@@ -14,29 +14,32 @@ use crate::gallery::Sample;
 
 /// Events that wait for an outlet.
 const QUEUE: usize = 1024;
+/// Events whose memory is used again once all outlets are done with them.
+const MAX_GIVEN: usize = 64;
 
 /// Gives every event to every outlet, and shows every witness what there is to see.
 pub struct Hub {
-    /// First part of the events' ids.
-    run: String,
-    n_events: AtomicU64,
+    /// The newest event's.
+    id: Cell<Id>,
+    /// The newest events, oldest first.
+    given: RefCell<VecDeque<Arc<Event>>>,
     witnesses: RefCell<Vec<Box<dyn Witness>>>,
     outlets: Vec<SyncSender<Arc<Event>>>,
     /// Where nothing may be lost, the watching waits for the outlets.
     is_lossless: bool,
-    n_lost: AtomicU64,
+    n_lost: Cell<u64>,
 }
 
 impl Hub {
     /// Without outlets.
     pub fn new(is_lossless: bool) -> Self {
         Hub {
-            run: format!("{:016x}", random()),
-            n_events: AtomicU64::new(0),
+            id: Cell::new(Id { run: random(), n: 0 }),
+            given: RefCell::default(),
             witnesses: RefCell::default(),
             outlets: Vec::new(),
             is_lossless,
-            n_lost: AtomicU64::new(0),
+            n_lost: Cell::new(0),
         }
     }
 
@@ -96,11 +99,18 @@ impl Hub {
         self.give(&self.identified(event));
     }
 
-    /// The event with an id that no other has: the run's and its own number, from 1.
-    fn identified(&self, mut event: Event) -> Arc<Event> {
-        let n = self.n_events.fetch_add(1, Ordering::Relaxed) + 1;
-        event.id = format!("{}-{n}", self.run);
-        Arc::new(event)
+    /// The event with its own id.
+    fn identified(&self, event: Event) -> Arc<Event> {
+        let Id { run, n } = self.id.get();
+        let event = Event { id: Id { run, n: n + 1 }, ..event };
+        self.id.set(event.id);
+        let mut given = self.given.borrow_mut();
+        // The oldest is the first that all are done with.
+        let is_free = given.front().is_some_and(|oldest| Arc::strong_count(oldest) == 1);
+        let used = if is_free || given.len() == MAX_GIVEN { given.pop_front() } else { None };
+        let event = shared(event, used);
+        given.push_back(Arc::clone(&event));
+        event
     }
 
     fn give(&self, event: &Arc<Event>) {
@@ -109,15 +119,26 @@ impl Hub {
                 // One that has ended wants nothing.
                 let _ = outlet.send(Arc::clone(event));
             } else if let Err(TrySendError::Full(_)) = outlet.try_send(Arc::clone(event)) {
-                self.n_lost.fetch_add(1, Ordering::Relaxed);
+                self.n_lost.set(self.n_lost.get() + 1);
             }
         }
     }
 
     /// Events that an outlet was too slow for.
     pub fn n_lost(&self) -> u64 {
-        self.n_lost.load(Ordering::Relaxed)
+        self.n_lost.get()
     }
+}
+
+/// `event` in the memory of `used`, unless somebody still has that.
+fn shared(event: Event, used: Option<Arc<Event>>) -> Arc<Event> {
+    if let Some(mut used) = used
+        && let Some(memory) = Arc::get_mut(&mut used)
+    {
+        *memory = event;
+        return used;
+    }
+    Arc::new(event)
 }
 
 #[cfg(test)]
@@ -137,15 +158,34 @@ mod tests {
         }
         assert_eq!(hub.n_lost(), 5);
         drop(hub);
-        let ids: Vec<String> = slow.iter().map(|event| event.id.clone()).collect();
+        let ids: Vec<Id> = slow.iter().map(|event| event.id).collect();
         assert_eq!(ids.len(), QUEUE);
-        let number = |id: &String| id.split_once('-').unwrap().1.parse::<usize>().unwrap();
-        assert!(ids.iter().map(number).eq(1..=QUEUE), "{ids:?}");
-        assert!(ids.iter().all(|id| id[..17] == ids[0][..17]), "{ids:?}");
+        assert!(ids.iter().map(|id| id.n).eq(1..=QUEUE as u64), "{ids:?}");
+        assert!(ids.iter().all(|id| id.run == ids[0].run), "{ids:?}");
 
         let mut other = Hub::new(false);
         let events = other.subscribe();
         other.publish(stamp.event(0, What::FaceAppeared { track_id: 1, bbox: [0.0; 4] }));
         assert_ne!(events.recv().unwrap().id, ids[0], "another run");
+    }
+
+    #[test]
+    fn memory_of_events_is_used_again_and_never_while_somebody_has_it() {
+        let mut hub = Hub::new(false);
+        let events = hub.subscribe();
+        let stamp = Stamp { file: "x".into(), start_ns: 0 };
+        let give = |track_id| hub.publish(stamp.event(0, What::FaceAppeared { track_id, bbox: [0.0; 4] }));
+        give(0);
+        let kept = events.recv().unwrap();
+        let mut places = std::collections::HashSet::new();
+        for track_id in 1..1000 {
+            give(track_id);
+            let event = events.recv().unwrap();
+            assert_eq!(event.what, What::FaceAppeared { track_id, bbox: [0.0; 4] });
+            assert_eq!(event.id.n, u64::from(track_id) + 1);
+            places.insert(Arc::as_ptr(&event));
+        }
+        assert_eq!(kept.what, What::FaceAppeared { track_id: 0, bbox: [0.0; 4] });
+        assert!(!places.contains(&Arc::as_ptr(&kept)) && places.len() <= MAX_GIVEN, "{}", places.len());
     }
 }

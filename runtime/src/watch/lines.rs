@@ -13,8 +13,10 @@ use super::Event;
 /// # Errors
 /// The first that the writer gives.
 pub fn write_all(events: &Receiver<Arc<Event>>, out: &mut dyn Write) -> io::Result<()> {
+    let mut line = Vec::new();
     for event in events {
-        let mut line = serde_json::to_vec(&*event)?;
+        line.clear();
+        serde_json::to_writer(&mut line, &*event)?;
         line.push(b'\n');
         out.write_all(&line)?;
         out.flush()?;

@@ -170,7 +170,7 @@ impl Run {
         Run {
             watcher,
             is_paced,
-            stamp: Stamp { file, start_ns: now_ns },
+            stamp: Stamp { file: file.into(), start_ns: now_ns },
             mailbox: Arc::new(Mailbox::new(!is_paced)),
             feed: Some(feed),
             capture: None,
@@ -219,7 +219,7 @@ impl Run {
             let shot = post.shot.take();
             for (state, reason) in std::mem::take(&mut post.changes) {
                 self.told = (state, reason);
-                self.show(self.told.0, self.told.1.clone(), around);
+                self.show_told(around);
             }
             self.latest = post;
             self.look_for_a_hang(around);
@@ -268,6 +268,14 @@ impl Run {
         made.ok()
     }
 
+    /// Shows what the feed said last.
+    fn show_told(&mut self, around: &Surroundings) {
+        if self.state != self.told.0 {
+            let (state, reason) = self.told.clone();
+            self.show(state, reason, around);
+        }
+    }
+
     /// Makes `state` the one that is shown.
     fn show(&mut self, state: State, reason: String, around: &Surroundings) {
         if self.state == state {
@@ -284,8 +292,7 @@ impl Run {
         let now_ns = Monotonic.now_ns();
         if self.latest.n_steps != self.step.0 {
             self.step = (self.latest.n_steps, now_ns);
-            let (state, reason) = self.told.clone();
-            self.show(state, reason, around);
+            self.show_told(around);
         } else if self.is_paced && now_ns - self.step.1 >= HUNG_NS.0 {
             self.show(State::Stalled, "the driver doesn't return from a call".into(), around);
         }
@@ -438,7 +445,7 @@ impl Run {
                 n_faces: self.watcher.n_faces,
                 verdict: judgement.verdict,
                 mean_score: super::event::score(judgement.mean_score),
-                reason: judgement.reason.clone(),
+                reason: judgement.reason,
                 interrupted: is_interrupted,
                 model: Model::of(self.watcher.manifest()),
             },

@@ -64,11 +64,11 @@ impl Shadow {
         let input = &self.manifest.input;
         let crop = self.cropper.crop(picture, bbox, input.margin, input.size_px);
         let start = Instant::now();
-        let scores = match self.classifier.scores(&[&crop]) {
-            Ok(scores) => scores,
+        let score = match self.classifier.score(&crop) {
+            Ok(score) => score,
             Err(error) => return self.comparison.fail(error.to_string()),
         };
-        let (score, time_s) = (scores.first().copied().unwrap_or(f32::NAN), start.elapsed().as_secs_f32());
+        let time_s = start.elapsed().as_secs_f32();
         let at = self.people.iter().position(|(id, _)| *id == track_id).unwrap_or_else(|| {
             self.people.push((track_id, Scores::new()));
             self.people.len() - 1

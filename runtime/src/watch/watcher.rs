@@ -2,22 +2,22 @@
 
 use std::time::Instant;
 
-use image::RgbImage;
-
 use super::Settings;
 use super::event::{Running, Stamp, What, bbox, in_s, score};
 use super::hub::Hub;
 use super::shadow::{Ours, Shadow};
-use super::witness::{Looked, Seen};
+use super::witness::Looked;
 use crate::bundle::{Bundle, Manifest};
 use crate::classify::Classifier;
 use crate::detect;
 use crate::engine::{Engine, EngineError};
-use crate::follow::{self, Follower, Found, Look, Pursuit, Sighting};
+use crate::follow::{self, Follower, Found, Look, Pursuit};
 use crate::frame::Frame;
 use crate::gallery::{Album, Sample};
-use crate::stopwatch::{Stage, Stopwatch};
-use crate::track::MAX_TRACKS;
+use crate::geom::Rect;
+use crate::pipeline::score_samples;
+use crate::stopwatch::Stopwatch;
+use crate::track::{MAX_FACES, MAX_TRACKS};
 use crate::verdict::{Judgement, Rules, Verdict, WINDOW, judge_face, judge_file};
 
 /// One face that isn't over.
@@ -184,7 +184,7 @@ impl Watcher {
 
     /// The verdict of the face with the highest mean score among those that are over.
     pub fn judgement(&self) -> Judgement {
-        self.highest.clone().unwrap_or_else(|| judge_file(&[]))
+        self.highest.unwrap_or_else(|| judge_file(&[]))
     }
 
     /// Searches `frame`, whose time is that of its capture, and says what is in it. `now_ns` gives the time on the
@@ -228,25 +228,25 @@ impl Watcher {
         }
         // The crops of this frame: those in the gallery, and those only for the window.
         let rules = self.manifest.rules();
-        let mut shadowed = Vec::new();
+        let mut shadowed: heapless::Vec<(u32, Rect, Ours), MAX_FACES> = heapless::Vec::new();
         for sighting in &sightings {
             let track_id = sighting.track_id;
             let start = Instant::now();
-            let scored = match self.pursuit.album_mut(track_id) {
-                Some(album) => {
-                    let unscored = album.samples_mut().iter_mut().filter(|sample| sample.score.is_none());
-                    score_each(&mut self.classifier, unscored, &mut self.stopwatch)?
-                }
-                None => None,
+            let extra = extras.iter_mut().find(|(id, _)| *id == track_id);
+            let looks = match extra {
+                Some((_, sample)) => std::slice::from_mut(sample),
+                None => self.pursuit.album_mut(track_id).map_or(&mut [][..], |album| album.samples_mut()),
             };
-            let extra = extras.iter_mut().filter(|(id, _)| *id == track_id).map(|(_, sample)| sample);
-            let found = scored.or(score_each(&mut self.classifier, extra, &mut self.stopwatch)?);
-            let Some(sample) = found else { continue };
+            if !score_samples(&mut self.classifier, looks, &mut self.stopwatch)? {
+                continue;
+            }
+            let Some(sample) = looks.last() else { continue };
             self.n_scored += 1;
             if let Some(person) = self.people.iter_mut().find(|person| person.track_id == track_id) {
                 let time_s = start.elapsed().as_secs_f32();
                 person.enter(sample, &rules, &mut self.latencies, (stamp, now_ns()), hub);
                 let compared = sample.score.filter(|_| self.shadow.is_some());
+                // There is room for each face.
                 shadowed.extend(compared.map(|score| {
                     let verdict = person.judge(&rules).verdict;
                     (track_id, sample.bbox, Ours { score, verdict, time_s })
@@ -258,10 +258,8 @@ impl Watcher {
                 shadow.look(self.pursuit.picture(), track_id, &bbox, ours);
             }
         }
-        hub.look(|| {
-            let seen = |sighting: &Sighting| Seen { track_id: sighting.track_id, bbox: sighting.bbox };
-            Looked { picture: self.pursuit.picture(), faces: sightings.iter().map(seen).collect() }
-        });
+        hub.look(|| Looked { picture: self.pursuit.picture(), faces: &sightings });
+        self.pursuit.recycle(extras.into_iter().map(|(_, sample)| sample));
         Ok(true)
     }
 
@@ -286,16 +284,11 @@ impl Watcher {
             shadow.forget(track_id);
         }
         let mut samples = album.into_window();
-        score_each(
-            &mut self.classifier,
-            samples.iter_mut().filter(|s| s.score.is_none()),
-            &mut self.stopwatch,
-        )?;
+        score_samples(&mut self.classifier, &mut samples, &mut self.stopwatch)?;
         let scores: Vec<f32> = samples.iter().filter_map(|sample| sample.score).collect();
         let judgement = judge_face(&scores, false, &self.manifest.rules());
         self.n_faces += 1;
-        let both: Vec<Judgement> = self.highest.take().into_iter().chain([judgement.clone()]).collect();
-        self.highest = Some(judge_file(&both));
+        self.highest = Some(self.highest.map_or(judgement, |before| judge_file(&[before, judgement])));
         let at = samples.get(samples.len() / 2).map_or(last_bbox, |sample| sample.bbox);
         let what = What::Verdict {
             track_id,
@@ -310,26 +303,9 @@ impl Watcher {
         };
         samples.retain(|sample| sample.score.is_some());
         hub.judge(stamp.event(now_ns, what), &scores, &samples);
+        self.pursuit.recycle(samples);
         Ok(())
     }
-}
-
-/// Scores `samples`, and gives the last one.
-fn score_each<'a>(
-    classifier: &mut Classifier,
-    samples: impl Iterator<Item = &'a mut Sample>,
-    stopwatch: &mut Stopwatch,
-) -> Result<Option<&'a Sample>, EngineError> {
-    let mut unscored: Vec<&mut Sample> = samples.collect();
-    if unscored.is_empty() {
-        return Ok(None);
-    }
-    let crops: Vec<&RgbImage> = unscored.iter().map(|sample| &sample.crop).collect();
-    let scores = stopwatch.time(Stage::Classify, || classifier.scores(&crops))?;
-    for (sample, value) in unscored.iter_mut().zip(&scores) {
-        sample.score = Some(*value);
-    }
-    Ok(unscored.pop().map(|sample| &*sample))
 }
 
 /// What a model wants to see of a face.

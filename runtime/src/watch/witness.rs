@@ -7,8 +7,8 @@ use image::RgbImage;
 use super::Event;
 use super::event::Health;
 use crate::bundle::Manifest;
+use crate::follow::Sighting;
 use crate::gallery::Sample;
-use crate::geom::Rect;
 
 /// Looks on while frames are looked at. What it does costs the watching's time; it must not wait.
 pub trait Witness {
@@ -43,17 +43,8 @@ pub trait Witness {
 pub struct Looked<'a> {
     /// Its picture, upright.
     pub picture: &'a RgbImage,
-    /// Who is in it.
-    pub faces: Vec<Seen>,
-}
-
-/// A face in a frame.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// Its track.
-    pub track_id: u32,
-    /// Where in the picture.
-    pub bbox: Rect,
+    /// Who is in it, without scores.
+    pub faces: &'a [Sighting],
 }
 
 /// A verdict, and what it rests on.

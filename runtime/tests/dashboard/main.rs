@@ -19,12 +19,13 @@ use candor::bundle::Bundle;
 use candor::camera::State;
 use candor::dashboard::{Dashboard, Limits, Settings, Slots, Subject};
 use candor::engine::KernelSet;
+use candor::follow::Sighting;
 use candor::gallery::Sample;
 use candor::geom::Rect;
-use candor::verdict::Verdict;
+use candor::verdict::{Reason, Verdict};
 use candor::watch::event::{Event, Running, Stamp, What};
 use candor::watch::hub::Hub;
-use candor::watch::witness::{Looked, Seen};
+use candor::watch::witness::Looked;
 use image::{Rgb, RgbImage};
 use serde_json::Value;
 
@@ -96,7 +97,7 @@ fn turned_fake(track_id: u32) -> What {
         running: running(Verdict::Fake),
         since_appeared_s: 1.0,
         is_full: false,
-        reason: "mean of 5 scores is over 0.77".into(),
+        reason: Reason::Over { n_scores: 5, fake_above: 0.77 },
     }
 }
 
@@ -321,10 +322,9 @@ fn a_watching_thread_that_stands_still_is_a_fault_until_it_goes_on() {
 fn pictures_are_copied_only_for_those_who_look() {
     let fixture = Fixture::new(Limits::default());
     let picture = RgbImage::from_pixel(1280, 720, Rgb([20, 200, 120]));
-    let looked = || {
-        let bbox = Rect { x: 320.0, y: 180.0, w: 128.0, h: 144.0 };
-        Looked { picture: &picture, faces: vec![Seen { track_id: 7, bbox }] }
-    };
+    let bbox = Rect { x: 320.0, y: 180.0, w: 128.0, h: 144.0 };
+    let faces = [Sighting { track_id: 7, bbox, scores: heapless::Vec::new() }];
+    let looked = || Looked { picture: &picture, faces: &faces };
     fixture.hub.look(|| panic!("nobody looks"));
     let mut viewer = Client::new(&fixture.dashboard);
     viewer.write("GET /picture.jpg?after=0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use candor::camera::State;
 use candor::outlet::{OutletError, Outlets, Settings};
-use candor::verdict::Verdict;
+use candor::verdict::{Reason, Verdict};
 use candor::watch::event::{Model, Running, Stamp, What};
 use candor::watch::hub::Hub;
 
@@ -70,7 +70,7 @@ pub(crate) fn running(track_id: u32, before: Option<Verdict>, verdict: Verdict) 
         running: Running { verdict, mean_score: Some(0.9), n_scores: 5 },
         since_appeared_s: 1.0,
         is_full: false,
-        reason: String::new(),
+        reason: Reason::NoNumber,
     }
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn over(track_id: u32, verdict: Verdict) -> What {
         start_s: 0.0,
         end_s: 1.0,
         bbox: [0.0; 4],
-        reason: String::new(),
+        reason: Reason::NoNumber,
     }
 }
 

@@ -211,8 +211,7 @@ impl<'a> Levels<'a> {
             judge_face(&scores, self.predictions[unit.crops[0]].is_still(), rules)
         };
         let faces: Vec<Judgement> = self.faces.iter().map(face).collect();
-        let video =
-            |of: &Vec<usize>| judge_file(&of.iter().map(|&idx| faces[idx].clone()).collect::<Vec<_>>());
+        let video = |of: &Vec<usize>| judge_file(&of.iter().map(|&idx| faces[idx]).collect::<Vec<_>>());
         let videos = self.faces_of_video.iter().map(video).collect();
         Judged { images, faces, videos }
     }
