@@ -11,6 +11,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 PROGRAM = REPO / "target/cross/aarch64-unknown-linux-gnu/candor"
 CLIP = REPO / "tests/fixtures/astronaut.mp4"
+PHOTO = REPO / ".cache/clips/sample4.jpg"
 # Frames of the clip, one of so many, there and back, so that a face that goes round and round never jumps.
 N_FRAMES, STEP = 20, 5
 
@@ -49,24 +50,38 @@ def y4m(fourcc, size, frames):
     return b"".join(parts)
 
 
-def prepare_clip(job, fourcc, size):
-    """Puts the clip's frames into `job`; what a scan says of them."""
+def arguments_of(name, width, height):
+    """ffmpeg's for the frames of a clip: `clip`, somebody talks; `call`, two people beside each other."""
+    some = f"select=not(mod(n\\,{STEP}))"
+    if name == "clip":
+        fitted = f"{some},scale=-2:{height},crop='min(iw,{width})':{height},pad={width}:{height}:-1:-1"
+        return ["-i", CLIP, "-vf", fitted]
+    half = f"{width // 2}:{height}"
+    left = f"[0]{some},scale=-2:{4 * height // 5},crop={width // 2}:ih:iw/3:0,pad={half}:0:oh-ih,setsar=1[left]"
+    right = f"[1]crop=300:450:'920+10*sin(n/3)':'70+8*cos(n/4)',scale={half},setsar=1[right]"
+    still = ["-loop", "1", "-framerate", "25", "-i", PHOTO]
+    return ["-i", CLIP, *still, "-filter_complex", f"{left};{right};[left][right]hstack"]
+
+
+def prepare_clip(job, file):
+    """Puts the frames of `file`, named NAME.WxH.FOURCC, into `job`; what a scan says of them: a line a face, then the summary."""
+    name, size, fourcc = file.split(".")
     width, height = map(int, size.split("x"))
     layout = {"YUYV": "yuyv422", "NV12": "nv12"}[fourcc]
-    fitted = f"select=not(mod(n\\,{STEP})),scale=-2:{height},crop='min(iw,{width})':{height},pad={width}:{height}:-1:-1"
-    command = [ffmpeg(), "-v", "error", "-i", CLIP, "-vf", fitted, "-fps_mode", "passthrough", "-frames:v", str(N_FRAMES)]
+    arguments = [*arguments_of(name, width, height), "-fps_mode", "passthrough", "-frames:v", str(N_FRAMES)]
+    command = [ffmpeg(), "-v", "error", *arguments]
     there = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", layout, "-"], stdout=subprocess.PIPE, check=True).stdout
     n_bytes = len(there) // N_FRAMES
     frames = [there[at : at + n_bytes] for at in range(0, len(there), n_bytes)]
     both = b"".join(frames + frames[-2:0:-1])
-    (job / f"clip.{size}.{fourcc}").write_bytes(both)
+    (job / file).write_bytes(both)
     with tempfile.NamedTemporaryFile(suffix=".y4m") as video:
         video.write(y4m(fourcc, size, both))
         video.flush()
         command = ["qemu-aarch64", "-cpu", "cortex-a72", PROGRAM, "scan", "--json", "--no-progress"]
         command += ["--min-face-px", "100", video.name]
         lines = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()
-    return next(event for event in map(json.loads, lines) if event["event"] == "summary")
+    return [json.loads(line) for line in lines]
 
 
 def boot(board, job, more=(), is_timed=True, timeout_s=1800):

@@ -12,10 +12,10 @@ mark() {
     seen=$(wc -l <"$here/events")
 }
 
-# Waits for a line of candor's that matches $1, $2 seconds at most, 20 without.
+# Waits for a line of candor's that matches $1, or $3 of them, $2 seconds at most, 20 without.
 await() {
     tries=$((${2:-20} * 20))
-    until tail -n "+$((seen + 1))" "$here/events" | grep -q "$1"; do
+    until [ "$(tail -n "+$((seen + 1))" "$here/events" | grep -c "$1")" -ge "${3:-1}" ]; do
         tries=$((tries - 1))
         if [ "$tries" -le 0 ] || ! kill -0 "$watcher" 2>/dev/null; then
             echo "no line with $1" >>"$here/errors"
