@@ -244,6 +244,11 @@ impl Pursuit {
         samples.into_iter().for_each(|sample| self.gallery.recycle(sample.crop));
     }
 
+    /// Gives the memory of recycled crops back: those to come have another size.
+    pub fn drop_spare(&mut self) {
+        self.gallery.drop_spare();
+    }
+
     /// The faces that are not over; they are, with this.
     pub fn finish(&mut self) -> Vec<Album> {
         self.tracker.finish().iter().filter_map(|ended| self.gallery.take(ended.track_id)).collect()

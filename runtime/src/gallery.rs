@@ -11,9 +11,7 @@ use crate::verdict::WINDOW;
 
 /// Most crops of one track.
 pub const MAX_SAMPLES: usize = 2 * WINDOW;
-/// Most crops whose memory is kept for others.
-const MAX_SPARE: usize = 8 * WINDOW;
-/// Most crops of all tracks together.
+/// Most crops of all tracks together, with those whose memory is kept for others.
 pub const MAX_CROPS: usize = 32 * WINDOW;
 
 /// One look at a face.
@@ -59,13 +57,13 @@ impl Album {
     }
 
     /// Drops every other sample, whose crops go to `spare`, and doubles the spacing.
-    fn thin(&mut self, spare: &mut Spare) {
+    fn thin(&mut self, spare: &mut Vec<RgbImage>) {
         for (idx, sample) in std::mem::take(&mut self.samples).into_iter().enumerate() {
             if idx % 2 == 0 {
                 // There are fewer than before.
                 let _ = self.samples.push(sample);
             } else {
-                spare.put(sample.crop);
+                spare.push(sample.crop);
             }
         }
         let n_gaps = i64::try_from(self.samples.len().saturating_sub(1)).unwrap_or(0);
@@ -119,34 +117,34 @@ fn most_even(times: &[i64]) -> Vec<bool> {
     is_chosen
 }
 
-/// Crops that nobody needs, whose memory will be used again.
-#[derive(Default)]
-struct Spare(Vec<RgbImage>);
-
-impl Spare {
-    fn put(&mut self, crop: RgbImage) {
-        if self.0.len() < MAX_SPARE {
-            self.0.push(crop);
-        }
-    }
-}
-
 /// The albums of all tracks that have not ended.
 #[derive(Default)]
 pub struct Gallery {
     albums: Vec<Album>,
-    spare: Spare,
+    /// Crops that nobody needs, whose memory will be used again.
+    spare: Vec<RgbImage>,
 }
 
 impl Gallery {
     /// A picture of any size and content to put a crop into.
     pub fn spare_crop(&mut self) -> RgbImage {
-        self.spare.0.pop().unwrap_or_default()
+        self.spare.pop().unwrap_or_default()
     }
 
     /// Takes back a crop that nobody needs any more.
     pub fn recycle(&mut self, crop: RgbImage) {
-        self.spare.put(crop);
+        if self.n_kept() + self.spare.len() < MAX_CROPS {
+            self.spare.push(crop);
+        }
+    }
+
+    /// Gives the memory of all spare crops back.
+    pub fn drop_spare(&mut self) {
+        self.spare = Vec::new();
+    }
+
+    fn n_kept(&self) -> usize {
+        self.albums.iter().map(|album| album.samples.len()).sum()
     }
 
     /// Notes that a track was seen, and says whether a sample of it is due now.
@@ -166,7 +164,7 @@ impl Gallery {
 
     /// Keeps a sample of a track that was seen.
     pub fn keep(&mut self, track_id: u32, sample: Sample) {
-        if self.albums.iter().map(|a| a.samples.len()).sum::<usize>() >= MAX_CROPS
+        if self.n_kept() >= MAX_CROPS
             && let Some(fullest) = self.albums.iter_mut().max_by_key(|a| a.samples.len())
         {
             fullest.thin(&mut self.spare);

@@ -226,7 +226,7 @@ impl Judge {
     }
 }
 
-/// Scores those of at most [`MAX_SAMPLES`] looks that have no score yet; true if there were some.
+/// Scores those of `samples` that have no score yet; true if there were some.
 ///
 /// # Errors
 /// [`EngineError`] when the network fails.
@@ -235,21 +235,24 @@ pub fn score_samples(
     samples: &mut [Sample],
     watch: &mut Stopwatch,
 ) -> Result<bool, EngineError> {
-    let mut scores: heapless::Vec<f32, MAX_SAMPLES> = heapless::Vec::new();
-    let unscored = samples.iter().filter(|sample| sample.score.is_none());
-    let crops: heapless::Vec<&RgbImage, MAX_SAMPLES> =
-        unscored.take(MAX_SAMPLES).map(|sample| &sample.crop).collect();
-    if crops.is_empty() {
-        return Ok(false);
+    let mut is_any = false;
+    for some in samples.chunks_mut(MAX_SAMPLES) {
+        let unscored = some.iter().filter(|sample| sample.score.is_none());
+        let crops: heapless::Vec<&RgbImage, MAX_SAMPLES> = unscored.map(|sample| &sample.crop).collect();
+        if crops.is_empty() {
+            continue;
+        }
+        is_any = true;
+        let mut scores: heapless::Vec<f32, MAX_SAMPLES> = heapless::Vec::new();
+        watch.time(Stage::Classify, || {
+            classifier.scores(&crops, |score| {
+                // There is room for as many as there are crops.
+                let _ = scores.push(score);
+            })
+        })?;
+        drop(crops);
+        let unscored = some.iter_mut().filter(|sample| sample.score.is_none());
+        unscored.zip(scores).for_each(|(sample, score)| sample.score = Some(score));
     }
-    watch.time(Stage::Classify, || {
-        classifier.scores(&crops, |score| {
-            // There is room for as many as there are crops.
-            let _ = scores.push(score);
-        })
-    })?;
-    drop(crops);
-    let unscored = samples.iter_mut().filter(|sample| sample.score.is_none());
-    unscored.zip(scores).for_each(|(sample, score)| sample.score = Some(score));
-    Ok(true)
+    Ok(is_any)
 }

@@ -1,5 +1,5 @@
-//! What runs for months takes no memory from the heap once it runs: networks, and all of a camera's way from its pictures to
-//! lines of JSON. Counted by the allocator itself.
+//! What runs for months takes no memory from the heap once it has seen the largest of its kind: networks, and what is ours of the way
+//! of a camera's raw pictures to lines of JSON. Counted by the allocator itself.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(unsafe_code, reason = "an allocator is an unsafe trait; this one passes everything on")]
@@ -10,6 +10,7 @@ use std::io::{self, Read, Seek as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 
 use candor::bundle::Bundle;
 use candor::camera::clock::Clock;
@@ -172,10 +173,13 @@ impl Clock for Asked {
 /// Looks before some are counted: a full window of scores, and a face's first crops thinned out.
 const N_BEFORE: usize = 85;
 const N_COUNTED: usize = 80;
+/// Looks before the first event is written: more events than the hub uses again, so that a writer who falls behind later is nothing new.
+const N_UNWRITTEN: usize = 75;
 
 /// Has allocations counted from the end of one look to the end of another.
 struct Counter {
     n_looks: usize,
+    may_write: Sender<()>,
 }
 
 impl Witness for Counter {
@@ -185,6 +189,9 @@ impl Witness for Counter {
 
     fn looked(&mut self, _: &Looked<'_>) {
         self.n_looks += 1;
+        if self.n_looks == N_UNWRITTEN {
+            self.may_write.send(()).unwrap();
+        }
         if self.n_looks == N_BEFORE {
             N_ALLOCATIONS.store(0, Ordering::SeqCst);
         }
@@ -222,9 +229,11 @@ fn watching_while_nobody_comes_or_goes() {
     let input = &bundle.manifest().input;
     let n_of_library = N_COUNTED * n_allocations_of_a_crop(input.size_px, input.margin);
     let mut hub = Hub::new(true);
-    hub.attend(Box::new(Counter { n_looks: 0 }));
+    let (may_write, is_time) = channel();
+    hub.attend(Box::new(Counter { n_looks: 0, may_write }));
     let events = hub.subscribe();
     let writer = std::thread::spawn(move || {
+        is_time.recv().unwrap();
         let mut text = Vec::with_capacity(1 << 20);
         lines::write_all(&events, &mut text).unwrap();
         String::from_utf8(text).unwrap()
@@ -256,6 +265,6 @@ fn watching_while_nobody_comes_or_goes() {
     let n_of = |event: &str| text.matches(&format!(r#""event":"{event}""#)).count();
     assert_eq!((n_of("face-appeared"), n_of("verdict")), (1, 1), "{text}");
     assert_eq!(n_of("score"), N_BEFORE + N_COUNTED + 2, "{outcome:?}");
-    let n_ours = N_ALLOCATIONS.load(Ordering::SeqCst) - n_of_library;
-    assert_eq!(n_ours, 0, "in {N_COUNTED} frames, without {n_of_library} of the library that resizes");
+    let found = N_ALLOCATIONS.load(Ordering::SeqCst);
+    assert_eq!(found, n_of_library, "in {N_COUNTED} frames, against those of the library that resizes");
 }

@@ -90,8 +90,9 @@ impl Drop for Running {
 }
 
 struct Device {
-    folder: tempfile::TempDir,
+    // Ends before its folder goes.
     child: Running,
+    folder: tempfile::TempDir,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
@@ -107,7 +108,7 @@ impl Device {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Device { folder, child: Running(child), lines }
+        Device { child: Running(child), folder, lines }
     }
 
     fn path(&self) -> &Path {

@@ -26,6 +26,8 @@ const ONET_PX: u32 = 48;
 /// Most windows that go from one network to the next, the strongest first: bounds the time of a
 /// picture that is full of face-like texture.
 const MAX_CANDIDATES: usize = 512;
+/// Windows of a level whose memory is kept for the next picture; a large one full of texture has more.
+const MAX_KEPT: usize = 1 << 15;
 /// Share of a window that may lie outside the picture and simply be left out, as the networks' published
 /// pipeline does; what is left is then stretched to the networks' square. Stretched further a face loses its
 /// shape, so a window that reaches out more shows the picture's edge pixels repeated instead.
@@ -46,7 +48,7 @@ pub struct Mtcnn {
     memory: Memory,
 }
 
-/// What a search works on, kept for the next one: another picture of the same size needs no more.
+/// What a search works on, kept for the next one: memory is taken only where there is more to work on than ever before.
 #[derive(Clone, Default)]
 struct Memory {
     tiling: Tiling,
@@ -151,6 +153,7 @@ impl Mtcnn {
             keep_strongest(found);
             suppress(found, 0.5, Overlap::Union);
             proposed.append(found);
+            found.shrink_to(MAX_KEPT);
         }
         keep_strongest(proposed);
         suppress(proposed, 0.7, Overlap::Union);

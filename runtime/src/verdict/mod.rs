@@ -60,7 +60,7 @@ pub enum Reason {
     NoFace,
     /// No look was large enough for a score.
     TooSmall { min_face_px: f32 },
-    /// A score is none.
+    /// A score is no number.
     NoNumber,
     /// A verdict needs more scores.
     TooFew { n_scores: usize, min_scores: usize },

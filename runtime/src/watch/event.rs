@@ -32,7 +32,7 @@ impl Serialize for Id {
     }
 }
 
-fn shared<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: Serializer>(text: &Arc<str>, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(text)
 }
 
@@ -44,7 +44,7 @@ pub struct Event {
     /// Given by the hub.
     pub id: Id,
     /// The device or the clip, as it was named.
-    #[serde(serialize_with = "shared")]
+    #[serde(serialize_with = "as_text")]
     pub file: Arc<str>,
     /// Seconds since watching began.
     pub at_s: f64,

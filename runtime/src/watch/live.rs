@@ -219,7 +219,7 @@ impl Run {
             let shot = post.shot.take();
             for (state, reason) in std::mem::take(&mut post.changes) {
                 self.told = (state, reason);
-                self.show_told(around);
+                self.show_latest(around);
             }
             self.latest = post;
             self.look_for_a_hang(around);
@@ -269,7 +269,7 @@ impl Run {
     }
 
     /// Shows what the feed said last.
-    fn show_told(&mut self, around: &Surroundings) {
+    fn show_latest(&mut self, around: &Surroundings) {
         if self.state != self.told.0 {
             let (state, reason) = self.told.clone();
             self.show(state, reason, around);
@@ -292,7 +292,7 @@ impl Run {
         let now_ns = Monotonic.now_ns();
         if self.latest.n_steps != self.step.0 {
             self.step = (self.latest.n_steps, now_ns);
-            self.show_told(around);
+            self.show_latest(around);
         } else if self.is_paced && now_ns - self.step.1 >= HUNG_NS.0 {
             self.show(State::Stalled, "the driver doesn't return from a call".into(), around);
         }

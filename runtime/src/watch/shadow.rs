@@ -22,6 +22,7 @@ pub struct Shadow {
     manifest: Manifest,
     rules: Rules,
     cropper: Cropper,
+    crop: RgbImage,
     people: Vec<(u32, Scores)>,
     comparison: Comparison,
     limits: Settings,
@@ -50,6 +51,7 @@ impl Shadow {
             rules: manifest.rules(),
             manifest,
             cropper: Cropper::default(),
+            crop: RgbImage::default(),
             people: Vec::with_capacity(MAX_TRACKS),
             comparison: Comparison::default(),
             limits,
@@ -62,9 +64,9 @@ impl Shadow {
             return;
         }
         let input = &self.manifest.input;
-        let crop = self.cropper.crop(picture, bbox, input.margin, input.size_px);
+        self.cropper.crop_into(picture, bbox, input.margin, input.size_px, &mut self.crop);
         let start = Instant::now();
-        let score = match self.classifier.score(&crop) {
+        let score = match self.classifier.score(&self.crop) {
             Ok(score) => score,
             Err(error) => return self.comparison.fail(error.to_string()),
         };

@@ -173,6 +173,7 @@ impl Watcher {
         self.leave(stamp, now_ns, hub)?;
         let (classifier, manifest) = successor.into_parts();
         self.follower.set_look(look(&manifest));
+        self.pursuit.drop_spare();
         (self.classifier, self.manifest) = (classifier, manifest);
         Ok(())
     }
