@@ -53,7 +53,7 @@ impl Resampler {
 }
 
 /// Resizes a part of `source`; `None` when the resizer refuses the sizes.
-fn resize(
+pub(crate) fn resize(
     resizer: &mut Resizer,
     source: &RgbImage,
     width_px: u32,
