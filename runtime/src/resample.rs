@@ -64,13 +64,22 @@ impl Resampler {
             f64::from(area.w),
             f64::from(area.h),
         );
-        // Typed, so that the program holds code for no other kind of pixels.
-        let from =
-            TypedImageRef::<U8x3>::from_buffer(source.width(), source.height(), source.as_raw()).ok()?;
-        let (width_px, height_px) = resized.dimensions();
-        let mut to = TypedImage::<U8x3>::from_buffer(width_px, height_px, resized).ok()?;
-        self.resizer.resize_typed(&from, &mut to, Some(&options)).ok()
+        resize_into(&mut self.resizer, source, &options, resized)
     }
+}
+
+/// Resizes a part of `source` to fill `resized`; `None` when the resizer refuses the sizes.
+pub(crate) fn resize_into(
+    resizer: &mut Resizer,
+    source: &RgbImage,
+    options: &ResizeOptions,
+    resized: &mut RgbImage,
+) -> Option<()> {
+    // Typed, so that the program holds code for no other kind of pixels.
+    let from = TypedImageRef::<U8x3>::from_buffer(source.width(), source.height(), source.as_raw()).ok()?;
+    let (width_px, height_px) = resized.dimensions();
+    let mut to = TypedImage::<U8x3>::from_buffer(width_px, height_px, resized).ok()?;
+    resizer.resize_typed(&from, &mut to, Some(options)).ok()
 }
 
 /// Copies the rectangle from `(x0, y0)` to `(x1, y1)`, parts of it outside the picture, to `window`.

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde::Serialize;
@@ -13,6 +12,7 @@ use serde::Serialize;
 use super::settings::Settings;
 use crate::follow::Sighting;
 use crate::report::json::rounded;
+use crate::resample::resize_into;
 use crate::watch::witness::Looked;
 
 /// For so long after somebody asked for a picture more are copied.
@@ -193,11 +193,10 @@ pub(super) fn shrunk(resizer: &mut Resizer, picture: &RgbImage, most_px: u32) ->
         let scaled = u64::from(px) * u64::from(most_px) / u64::from(longer);
         u32::try_from(scaled).unwrap_or(most_px).max(1)
     };
-    let source = ImageRef::new(width, height, picture.as_raw(), PixelType::U8x3).ok()?;
-    let mut small = Image::new(side(width), side(height), PixelType::U8x3);
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Box));
-    resizer.resize(&source, &mut small, &options).ok()?;
-    RgbImage::from_raw(small.width(), small.height(), small.into_vec())
+    let mut small = RgbImage::new(side(width), side(height));
+    resize_into(resizer, picture, &options, &mut small)?;
+    Some(small)
 }
 
 /// `picture` as JPEG; `None` for one that has no pixels or too many.

@@ -3,10 +3,8 @@
 
 use std::collections::HashSet;
 
-use tract_onnx::pb;
-use tract_onnx::pb::tensor_proto::DataType;
-
 use super::onnx::NodeExt as _;
+use super::pb::{self, DataType};
 
 /// Why a file is refused.
 pub(super) type Refusal = String;
@@ -22,27 +20,6 @@ const MAX_AXES: usize = 8;
 /// Largest stride, dilation, pad and side of a window, and most taps of a window.
 const MAX_GEOMETRY: i64 = 1 << 16;
 const MAX_TAPS: i64 = 1 << 20;
-
-/// Operators that may run in float: those whose outputs are as large as the shapes of their inputs say,
-/// without graphs of their own.
-#[rustfmt::skip]
-const FLOAT_OPERATORS: &[&str] = &[
-    "Abs", "Add", "And", "ArgMax", "ArgMin", "AveragePool", "BatchNormalization", "Cast", "Ceil", "Celu", "Clip",
-    "Concat", "Conv", "ConvTranspose", "Cos", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Elu",
-    "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "Gelu", "Gemm", "GlobalAveragePool",
-    "GlobalMaxPool", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization",
-    "LRN", "LayerNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "LpNormalization",
-    "MatMul", "Max", "MaxPool", "Mean", "Min", "Mish", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Pow",
-    "QuantizeLinear", "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum",
-    "Relu", "Reshape", "Resize", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Softplus",
-    "Softsign", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Tile",
-    "Transpose", "Unsqueeze", "Upsample", "Where",
-];
-
-/// Whether an operator may run in float.
-pub(super) fn may_run_in_float(operator: &str) -> bool {
-    FLOAT_OPERATORS.contains(&operator)
-}
 
 /// Refuses a file that is too long to read.
 pub(super) fn file(n_bytes: usize) -> Result<(), Refusal> {

@@ -1,11 +1,13 @@
 //! Neural networks: ONNX bytes in, a [`Model`] that runs out. The only place that names tract.
 //!
-//! `load` reads a file with tract-onnx's protobuf types, `lower` turns what is quantized into steps over
+//! `load` reads a file, `lower` turns what is quantized into steps over
 //! bytes, `program` gives them their memory, `run` runs them with the `kernels` of the processor. A network
 //! that is one region of steps from its input to its outputs runs as that; where nodes are left over, the
-//! regions are ops (`region`) of a plan of tract's, which runs the others in float.
+//! regions are ops (`region`) of a plan of tract's (`float`), which runs the others in float.
 
 mod check;
+#[cfg_attr(not(feature = "float"), path = "no_float.rs")]
+mod float;
 mod kernels;
 mod load;
 mod lower;
@@ -13,8 +15,10 @@ mod memory;
 mod model;
 mod numbers;
 mod onnx;
+mod pb;
 mod pieces;
 mod program;
+#[cfg(feature = "float")]
 mod region;
 mod run;
 mod split;

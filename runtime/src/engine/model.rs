@@ -2,12 +2,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tract_onnx::prelude::TypedRunnableModel;
-
 use super::program::{Program, Scratch};
 use super::run::{self, Input};
 use super::team::{self, Team};
-use super::{Engine, EngineError, load, steps};
+use super::{Engine, EngineError, float, steps};
 
 /// How bytes of pixels become a network's input: `(byte - mean) / std`, in units of 0..=255.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,7 +101,8 @@ pub(super) enum Body {
     /// Bytes from the input to the outputs; which of the region's outputs each output is.
     Region { program: Program, outputs: Vec<usize> },
     /// Regions between ops of tract's.
-    Plan { plan: Arc<TypedRunnableModel>, ops: Vec<Op> },
+    #[cfg_attr(not(feature = "float"), expect(dead_code, reason = "made by what runs in float"))]
+    Plan { plan: float::Plan, ops: Vec<Op> },
 }
 
 impl Model {
@@ -257,7 +256,7 @@ impl Model {
                     }
                 }
             }
-            Body::Plan { plan, .. } => load::run_plan(&network, plan, input, &mut self.outputs)?,
+            Body::Plan { plan, .. } => float::run(&network, plan, input, &mut self.outputs)?,
         }
         Ok(&self.outputs)
     }

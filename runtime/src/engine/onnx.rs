@@ -2,8 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tract_onnx::pb;
-use tract_onnx::pb::tensor_proto::DataType;
+use super::pb::{self, DataType};
 
 /// Most values of a constant that is read; bounds what a small file may claim.
 const MAX_VALUES: usize = 1 << 28;
@@ -72,6 +71,7 @@ impl Constants {
     }
 
     /// The constants of those `names`, as initializers.
+    #[cfg(feature = "float")]
     pub(super) fn into_initializers(mut self, names: &HashSet<&str>) -> Vec<pb::TensorProto> {
         self.by_name.retain(|name, _| names.contains(name.as_str()));
         let mut found: Vec<_> = self.by_name.into_values().collect();
@@ -89,6 +89,7 @@ impl Constants {
     }
 
     /// All constants as initializers, with zeros for values that are forgotten: enough to find out shapes.
+    #[cfg(feature = "float")]
     pub(super) fn stand_ins(&self) -> Vec<pb::TensorProto> {
         let stand_in = |tensor: &pb::TensorProto| {
             let mut tensor = tensor.clone();

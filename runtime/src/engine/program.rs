@@ -43,6 +43,7 @@ pub(super) struct Program {
     /// Floats that go out, in the order of the region's outputs.
     pub(super) outputs: Vec<Port>,
     /// Tensors that go out to regions after, after the floats.
+    #[cfg_attr(not(feature = "float"), expect(dead_code, reason = "read by what runs in float"))]
     pub(super) given: Vec<TensorId>,
 }
 

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tract_onnx::model::ParsingContext;
-use tract_onnx::pb;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::expandable::expand;
 
+use super::pb;
 use super::program::{Program, Scratch};
 use super::run::Input;
 
@@ -26,7 +26,7 @@ pub(super) fn node(idx: usize, program: &Program) -> pb::NodeProto {
     output.extend(program.given.iter().map(tensor));
     let index = pb::AttributeProto {
         name: INDEX.into(),
-        r#type: pb::attribute_proto::AttributeType::Int as i32,
+        r#type: pb::INT,
         i: i64::try_from(idx).unwrap_or(i64::MAX),
         ..Default::default()
     };
@@ -44,7 +44,7 @@ pub(super) fn node(idx: usize, program: &Program) -> pb::NodeProto {
 /// Reads a region's node: its program is one of those that are [`LOADING`].
 pub(super) fn parse(
     _context: &ParsingContext<'_>,
-    node: &pb::NodeProto,
+    node: &tract_onnx::pb::NodeProto,
 ) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
     let idx = node.get_attr::<i64>(INDEX)?;
     let programs = LOADING.with_borrow(Clone::clone);

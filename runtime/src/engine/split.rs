@@ -5,10 +5,9 @@
 use std::collections::HashSet;
 
 use prost::bytes::Buf;
-use tract_onnx::pb;
-use tract_onnx::pb::tensor_proto::DataType;
 
 use super::onnx::{Constants, NodeExt as _};
+use super::pb::{self, DataType};
 use super::{Engine, EngineError, Model, load};
 
 /// A dense layer and the range that its values are cut to.
@@ -114,7 +113,7 @@ impl Engine {
     ) -> Result<(Model, Head), EngineError> {
         let refused =
             |cause| EngineError::Load { network: name.to_owned(), step: "split at the last mean", cause };
-        let mut proto = load::decode(onnx).map_err(|cause| refused(format!("{cause:#}")))?;
+        let mut proto = load::decode(onnx).map_err(|cause| refused(cause))?;
         let graph = proto.graph.as_mut().ok_or_else(|| refused("the file has no graph".to_owned()))?;
         let (head, map) = head_of(graph).map_err(refused)?;
         cut(graph, map);

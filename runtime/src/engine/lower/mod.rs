@@ -11,14 +11,14 @@ mod value;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tract_onnx::pb;
-
+#[cfg(feature = "float")]
 pub(super) use self::bounds::MAX_MACS;
 use self::bounds::{MAX_BYTES, MAX_CHANNELS, MAX_DEPTH, MAX_TENSOR_BYTES, MOST_PACKED};
 use self::conv::{Product, To, Weights};
 use self::value::{Clip, Quant, Value, View};
 use super::kernels::{Kernels, Packed, pixel_bytes};
 use super::onnx::{Constants, NodeExt as _};
+use super::pb;
 use super::steps::{Function, Part, Step, Tensor, TensorId, Work};
 
 /// Why no step can be made of a node.
@@ -26,6 +26,7 @@ pub(super) type Refusal = String;
 
 /// A network as steps and what is left of its graph.
 pub(super) struct Lowered {
+    #[cfg_attr(not(feature = "float"), expect(dead_code, reason = "read by what runs in float"))]
     pub(super) constants: Constants,
     pub(super) tensors: Vec<Tensor>,
     /// In the order in which they run; those of a region follow one another.

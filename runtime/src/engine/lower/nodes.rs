@@ -1,14 +1,12 @@
 //! What is known of a node's outputs, from what is known of its inputs.
 
-use tract_onnx::pb::NodeProto;
-use tract_onnx::pb::tensor_proto::DataType;
-
 use super::conv::{Bias, Product, Weights, per_channel};
 use super::value::{Clip, Quant, Value, View};
 use super::{Lowering, Refusal};
 use crate::engine::kernels::Range8;
 use crate::engine::numbers::sigmoid;
 use crate::engine::onnx::NodeExt as _;
+use crate::engine::pb::{DataType, NodeProto};
 use crate::engine::steps::{Function, MAX_SOFTMAX, Part, Window};
 
 /// Largest side of a convolution's or a pool's window.
