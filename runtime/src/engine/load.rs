@@ -67,7 +67,7 @@ pub(super) fn load_proto(
 /// what it changes, or leaves it to be dropped.
 pub(super) fn contained<T>(run: impl FnOnce() -> Loaded<T>) -> Loaded<T> {
     let outcome = catch_unwind(AssertUnwindSafe(run));
-    outcome.unwrap_or_else(|_| Err(format!("a graph that the loader failed on")))
+    outcome.unwrap_or_else(|_| Err("a graph that the loader failed on".into()))
 }
 
 /// A file's graph, refused where it keeps to no rules.
