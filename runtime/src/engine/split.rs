@@ -113,7 +113,7 @@ impl Engine {
     ) -> Result<(Model, Head), EngineError> {
         let refused =
             |cause| EngineError::Load { network: name.to_owned(), step: "split at the last mean", cause };
-        let mut proto = load::decode(onnx).map_err(&refused)?;
+        let mut proto = load::decode(onnx).map_err(refused)?;
         let graph = proto.graph.as_mut().ok_or_else(|| refused("the file has no graph".to_owned()))?;
         let (head, map) = head_of(graph).map_err(refused)?;
         cut(graph, map);
