@@ -51,3 +51,38 @@ pub(super) fn run(
 ) -> Result<(), EngineError> {
     match *plan {}
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+
+    #[test]
+    fn a_network_in_float_is_refused_and_the_node_named() {
+        let tensor = pb::TensorType { elem_type: pb::DataType::Float as i32, shape: None };
+        let input = pb::ValueInfoProto {
+            name: "x".into(),
+            r#type: Some(pb::TypeProto { value: Some(pb::TypeValue::TensorType(tensor)) }),
+        };
+        let node = pb::NodeProto {
+            name: "act".into(),
+            op_type: "Relu".into(),
+            input: vec!["x".into()],
+            output: vec!["y".into()],
+            ..Default::default()
+        };
+        let output = pb::ValueInfoProto { name: "y".into(), r#type: None };
+        let graph = pb::GraphProto {
+            node: vec![node],
+            input: vec![input],
+            output: vec![output],
+            ..Default::default()
+        };
+        let opset = pb::OperatorSetIdProto { version: 13, ..Default::default() };
+        let file = pb::ModelProto { ir_version: 8, opset_import: vec![opset], graph: Some(graph) };
+        let refused = Engine::default().load("net", &*file.encode_to_vec(), &[1, 3, 4, 4]).map(drop);
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("node act (Relu) isn't quantized"), "{message}");
+    }
+}
