@@ -171,10 +171,10 @@ impl Clock for Asked {
 }
 
 /// Looks before some are counted: a full window of scores, and a face's first crops thinned out.
-const N_BEFORE: usize = 85;
+const N_BEFORE: usize = 140;
 const N_COUNTED: usize = 80;
 /// Looks before the first event is written: more events than the hub uses again, so that a writer who falls behind later is nothing new.
-const N_UNWRITTEN: usize = 75;
+const N_UNWRITTEN: usize = 130;
 
 /// Has allocations counted from the end of one look to the end of another.
 struct Counter {
@@ -256,6 +256,7 @@ fn watching_while_nobody_comes_or_goes() {
         reload: &reload,
         notifier: &Notifier::from_environment(),
         max_frames: Some((N_BEFORE + N_COUNTED + 2) as u64),
+        first: None,
         remake: &mut || Err("there is nothing to read again".into()),
         models: &mut Fixed,
     };

@@ -199,6 +199,49 @@ fn a_service_manager_is_told_and_settings_are_read_again_as_a_whole() {
 }
 
 #[test]
+fn what_ends_a_run_is_kept_and_the_next_one_says_it_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, faults) = (folder.path().join("device.toml"), folder.path().join("faults"));
+    std::fs::write(&config, format!("[watch]\nfaults = {faults:?}\n")).unwrap();
+    let (config, path) = (config.display().to_string(), clip().display().to_string());
+    let args = ["--play", &path, "--repeat", "1000", "--config", &config];
+    let end = |mut service: Service, signal: &str| {
+        service.says("score");
+        service.signal(signal);
+        service.child.wait().unwrap();
+        std::fs::remove_file(folder.path().join("notify")).unwrap();
+    };
+    let first = |service: &mut Service| -> Value {
+        serde_json::from_str(&service.events.next().unwrap().unwrap()).unwrap()
+    };
+
+    let mut service = Service::start(&args, folder.path());
+    assert_ne!(first(&mut service)["event"], "restarted", "there was no run before");
+    end(service, "-KILL");
+
+    let mut service = Service::start(&args, folder.path());
+    let told = first(&mut service);
+    assert_eq!((&told["event"], &told["report"]), (&"restarted".into(), &Value::Null), "{told}");
+    assert!(told["reason"].as_str().unwrap().starts_with("it was killed"), "{told}");
+    // As systemd's watchdog does it.
+    end(service, "-ABRT");
+
+    let mut service = Service::start(&args, folder.path());
+    let told = first(&mut service);
+    assert_eq!(told["reason"], "the watchdog ended it (SIGABRT)");
+    let report = std::fs::read_to_string(told["report"].as_str().unwrap()).unwrap();
+    let lines: Vec<Value> = report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["event"], &lines[0]["reason"]), (&"fault".into(), &told["reason"]));
+    assert_eq!(lines[1]["event"], "restarted");
+    assert!(!of(&lines, "score").is_empty(), "{report}");
+    end(service, "-TERM");
+
+    let mut service = Service::start(&args, folder.path());
+    assert_ne!(first(&mut service)["event"], "restarted", "the run before came to its end");
+    end(service, "-TERM");
+}
+
+#[test]
 fn slots_without_a_key_leave_the_built_in_model() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("candor.toml");

@@ -313,7 +313,7 @@ impl Present {
             What::Summary { .. } => self.faces.clear(),
             What::Model { step: ModelStep::TookOver, model, .. } => self.model = model.clone(),
             // A pulse says the same each second.
-            What::Health(_) | What::Model { .. } | What::Reloaded { .. } => {}
+            What::Health(_) | What::Model { .. } | What::Reloaded { .. } | What::Restarted { .. } => {}
         }
     }
 }

@@ -63,7 +63,7 @@ impl Counters {
                 }
             }
             What::Reloaded { is_accepted, .. } => self.reloads[usize::from(*is_accepted)] += 1,
-            What::Model { .. } | What::Health(_) | What::Summary { .. } => {}
+            What::Model { .. } | What::Restarted { .. } | What::Health(_) | What::Summary { .. } => {}
         }
     }
 

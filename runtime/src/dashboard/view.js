@@ -174,6 +174,7 @@ function told(event) {
       `${event.reason}; mean ${score(event.mean_score)}, ${event.since_appeared_s.toFixed(1)} s after it appeared`];
     case 'state': return [`Source: ${stateWord(event.state)}`, null, event.reason];
     case 'model': return [`Model ${event.model.id} ${event.model.version} ${{'trial-started': 'is tried beside the one in use', 'took-over': 'took over', 'given-up': 'is given up'}[event.step]}`, null, event.reason ?? ''];
+    case 'restarted': return ['Started again', null, `The run before didn’t come to its end: ${event.reason}.`];
     case 'reloaded': return [event.is_accepted ? 'Settings read again' : 'Settings refused', null, event.reason ?? ''];
     // One comes before settings that were read again hold, too.
     case 'summary': return [event.interrupted ? 'Watching ended' : 'All faces so far', event.verdict, `${event.reason}; ${event.n_faces === 1 ? 'one face' : `${whole(event.n_faces)} faces`} in ${whole(event.n_frames)} frames`];

@@ -54,6 +54,7 @@ pub enum Kind {
     Verdict,
     Model,
     Reloaded,
+    Restarted,
     Health,
     Summary,
 }
@@ -69,6 +70,7 @@ impl Kind {
             What::Verdict { .. } => Kind::Verdict,
             What::Model { .. } => Kind::Model,
             What::Reloaded { .. } => Kind::Reloaded,
+            What::Restarted { .. } => Kind::Restarted,
             What::Health(_) => Kind::Health,
             What::Summary { .. } => Kind::Summary,
         }
@@ -77,8 +79,8 @@ impl Kind {
 
 /// What is sent unless something else is asked for: not each score.
 fn usual() -> Vec<Kind> {
-    use Kind::{FaceAppeared, Health, Model, RunningVerdict, State, Summary};
-    vec![State, FaceAppeared, RunningVerdict, Kind::Verdict, Model, Health, Summary]
+    use Kind::{FaceAppeared, Health, Model, Restarted, RunningVerdict, State, Summary};
+    vec![State, FaceAppeared, RunningVerdict, Kind::Verdict, Model, Restarted, Health, Summary]
 }
 
 /// The section `[outlets.webhook]`.

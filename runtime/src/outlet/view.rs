@@ -67,7 +67,9 @@ impl View {
             What::Model { step: ModelStep::TookOver, model, .. } => self.model = model.clone(),
             // Another run begins with other numbers, or none does.
             What::Summary { .. } => self.faces.clear(),
-            What::Score { .. } | What::Reloaded { .. } | What::Model { .. } => return,
+            What::Score { .. } | What::Reloaded { .. } | What::Restarted { .. } | What::Model { .. } => {
+                return;
+            }
         }
         self.unix_ms = event.unix_ms;
         self.file.clone_from(&event.file);

@@ -138,6 +138,13 @@ pub enum What {
         /// What is wrong with them.
         reason: Option<String>,
     },
+    /// The run before this one didn't come to its end.
+    Restarted {
+        /// Why, for people.
+        reason: String,
+        /// The file with its last events, where it could write one.
+        report: Option<String>,
+    },
     /// How the program is.
     Health(Box<Health>),
     /// Watching is over.

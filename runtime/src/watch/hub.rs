@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::Event;
 use super::event::{Health, Id};
+use super::faults::MAX_EVENTS;
 use super::machine::random;
 use super::witness::{Judged, Looked, Witness};
 use crate::bundle::Manifest;
@@ -14,8 +15,8 @@ use crate::gallery::Sample;
 
 /// Events that wait for an outlet.
 const QUEUE: usize = 1024;
-/// Events whose memory is used again once all outlets are done with them.
-const MAX_GIVEN: usize = 64;
+/// Events whose memory is used again once all outlets are done with them; more than are kept for a report.
+const MAX_GIVEN: usize = 2 * MAX_EVENTS;
 
 /// Gives every event to every outlet, and shows every witness what there is to see.
 pub struct Hub {

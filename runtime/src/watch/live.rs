@@ -66,6 +66,8 @@ pub struct Surroundings<'a> {
     pub max_frames: Option<u64>,
     /// Reads the settings again: new parts, or what is wrong.
     pub remake: &'a mut dyn FnMut() -> Result<Parts, String>,
+    /// What is said first, once.
+    pub first: Option<What>,
     /// Who says which model judges.
     pub models: &'a mut dyn Models,
 }
@@ -204,6 +206,9 @@ impl Run {
 
     fn watch(&mut self, around: &mut Surroundings, is_first: bool) -> Result<End, EngineError> {
         self.begin();
+        if let Some(what) = around.first.take() {
+            self.publish(around.hub, what);
+        }
         around.notifier.say(if is_first { "READY=1\nSTATUS=opening" } else { "READY=1" });
         let mut is_said = Instant::now();
         loop {

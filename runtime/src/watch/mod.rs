@@ -5,6 +5,7 @@
 //! one. Every queue between them is bounded.
 
 pub mod event;
+pub mod faults;
 pub mod hub;
 pub mod lines;
 pub mod live;

@@ -46,6 +46,8 @@ pub struct Settings {
     pub log_max_bytes: u64,
     /// How many of them are kept.
     pub log_files: u32,
+    /// Where a run that ends in a fault leaves why, and its last events.
+    pub faults: Option<PathBuf>,
     /// Controls of the camera to set, by name: `brightness = 128`.
     pub controls: BTreeMap<String, i32>,
     /// The page that shows it.
@@ -72,6 +74,7 @@ impl Default for Settings {
             log: None,
             log_max_bytes: 16 << 20,
             log_files: 4,
+            faults: None,
             controls: BTreeMap::new(),
             dashboard: dashboard::Settings::default(),
         }
