@@ -1,7 +1,6 @@
 //! `candor watch`: a camera, a pipe or a clip in, events out.
 
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +14,7 @@ use candor::camera::clock::Monotonic;
 use candor::camera::{self, Feed, Layout, Linux, Player, RawPipe, Supervisor, Wanted};
 use candor::config::Config;
 use candor::dashboard::{Dashboard, Limits, Slots, Subject};
-use candor::engine::{Engine, EngineError};
+use candor::engine::Engine;
 use candor::evidence::entry;
 use candor::evidence::{About, Log, device_key, record};
 use candor::outlet::{self, Outlets};
@@ -84,11 +83,6 @@ fn watch(args: &Watch) -> Result<u8, String> {
     }
 
     let mut hub = Hub::new(args.unpaced);
-    let mut faults = config.watch.faults.as_deref().and_then(|folder| {
-        // Watching matters more than what is known of its end.
-        let unkept = |error| log::warn!("watch.faults: {}: {error}", folder.display());
-        Faults::begin(folder, hub.subscribe()).map_err(unkept).ok()
-    });
     let printing = outlet(hub.subscribe(), Box::new(io::stdout()), "standard output");
     let model = Model::of(bundle.manifest());
     let telling = Outlets::start(hub.subscribe(), &config.outlets, model, Path::new(outlet::led::LEDS))
@@ -108,7 +102,12 @@ fn watch(args: &Watch) -> Result<u8, String> {
         }
         _ => None,
     };
-    // Last: a configuration that is refused must not have installed anything.
+    // Last: a configuration that is refused must not have installed anything, nor begun a run.
+    let mut faults = config.watch.faults.as_deref().and_then(|folder| {
+        // Watching matters more than what is known of its end.
+        let unkept = |error| log::warn!("watch.faults: {}: {error}", folder.display());
+        Faults::begin(folder, hub.subscribe()).map_err(unkept).ok()
+    });
     let _looking = dropping::start(&config.slots);
     let _pulling = pulling::start(pullers, &config.slots);
     let mut used = config.clone();
@@ -144,7 +143,11 @@ fn watch(args: &Watch) -> Result<u8, String> {
         first: faults.as_mut().and_then(Faults::take_before),
         models: succession.as_mut().map_or(fixed, |succession| succession as &mut dyn Models),
     };
-    let ended = reported(faults, || live::run(parts(args, &config, watcher), &mut around));
+    let run = || live::run(parts(args, &config, watcher), &mut around);
+    let ended = match faults {
+        Some(faults) => faults.see_through(run),
+        None => run(),
+    };
     around.notifier.say("STOPPING=1");
     if let Some(succession) = &mut succession {
         succession.end();
@@ -175,30 +178,6 @@ fn watch(args: &Watch) -> Result<u8, String> {
             code.max(if fails { exit::FAIL_ON } else { 0 })
         }
     })
-}
-
-/// What `run` gives, after a report of it where it ends in a fault.
-fn reported(
-    faults: Option<Faults>,
-    run: impl FnOnce() -> Result<live::Outcome, EngineError>,
-) -> Result<live::Outcome, EngineError> {
-    let Some(faults) = faults else { return run() };
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(outcome)) => {
-            faults.end();
-            Ok(outcome)
-        }
-        Ok(Err(error)) => {
-            faults.report(&error.to_string());
-            Err(error)
-        }
-        Err(payload) => {
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            faults.report(&format!("it panicked: {}", text.unwrap_or("without a word")));
-            resume_unwind(payload)
-        }
-    }
 }
 
 /// The page, where it is wanted.

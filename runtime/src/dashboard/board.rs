@@ -15,6 +15,7 @@ use crate::track::MAX_TRACKS;
 use crate::verdict::{Reason, WINDOW};
 use crate::watch::Event;
 use crate::watch::event::{Health, Model, ModelStep, Running, What};
+use crate::watch::machine::unix_ms;
 
 /// News that a page which was away can catch up on.
 const MAX_NEWS: usize = 512;
@@ -320,11 +321,6 @@ impl Present {
 
 fn manifest(bundle: &Mutex<Bundle>) -> Manifest {
     bundle.lock().unwrap_or_else(PoisonError::into_inner).manifest().clone()
-}
-
-fn unix_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

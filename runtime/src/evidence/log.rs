@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::SigningKey;
 use image::RgbImage;
@@ -14,6 +13,7 @@ use super::EvidenceError;
 use super::entry::{Entry, FORMAT, Look, MAX_LINE_BYTES, Model, What};
 use crate::bundle::{Digest, PublicKey};
 use crate::files;
+use crate::watch::machine::unix_ms;
 
 /// A segment's entries.
 pub(super) const ENTRIES: &str = "entries.jsonl";
@@ -307,9 +307,8 @@ impl Log {
 
     fn add(&mut self, what: What) -> Result<(), EvidenceError> {
         let path = self.current().join(ENTRIES);
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let entry = Entry { format: FORMAT, n: self.next_n, previous: self.previous, unix_ms, what };
+        let entry =
+            Entry { format: FORMAT, n: self.next_n, previous: self.previous, unix_ms: unix_ms(), what };
         let wrong = |reason| EvidenceError::Entry { path: path.display().to_string(), reason };
         let line = entry.line(&self.key).map_err(wrong)?;
         let before = self.entries.metadata().map_err(EvidenceError::io(&path))?.len();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::machine;
 use crate::bundle::Manifest;
 use crate::camera::{Counts, State};
 use crate::geom::Rect;
@@ -281,13 +282,12 @@ pub struct Stamp {
 impl Stamp {
     /// The event that `what` happened at `now_ns`.
     pub fn event(&self, now_ns: i64, what: What) -> Event {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Event {
             schema: SCHEMA,
             id: Id::default(),
             file: Arc::clone(&self.file),
             at_s: seconds(now_ns.saturating_sub(self.start_ns)),
-            unix_ms: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+            unix_ms: machine::unix_ms(),
             what,
         }
     }

@@ -1,8 +1,10 @@
 //! What is left of a run that ends in a fault: why, and what it said last. The run after it says so.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +15,7 @@ use signal_hook::iterator::{Handle, Signals};
 
 use super::Event;
 use super::event::What;
+use super::machine::unix_ms;
 use crate::files;
 use crate::report::json::SCHEMA;
 
@@ -100,13 +103,31 @@ impl Faults {
         self.before.take()
     }
 
-    /// This run ends in a fault.
-    pub fn report(&self, reason: &str) {
-        self.reporter.report(reason);
+    /// Does what the run is for, and reports it where it fails or panics; both go on from here.
+    ///
+    /// # Errors
+    /// Those of `run`.
+    pub fn see_through<T, E: Display>(self, run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(done)) => {
+                self.end();
+                Ok(done)
+            }
+            Ok(Err(error)) => {
+                self.reporter.report(&error.to_string());
+                Err(error)
+            }
+            Err(payload) => {
+                let text = payload.downcast_ref::<&str>().copied();
+                let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+                self.reporter.report(&format!("it panicked: {}", text.unwrap_or("without a word")));
+                resume_unwind(payload)
+            }
+        }
     }
 
     /// This run has come to its end.
-    pub fn end(self) {
+    fn end(self) {
         self.signals.close();
         if let Err(error) = fs::remove_file(self.reporter.folder.join(MARK)) {
             log::warn!("{}: {error}", self.reporter.folder.display());
@@ -185,11 +206,6 @@ fn boot_id() -> String {
     fs::read_to_string(BOOT_ID).unwrap_or_default()
 }
 
-fn unix_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::event::Stamp;
@@ -238,6 +254,26 @@ mod tests {
         );
         faults.end();
         assert!(reason_before(folder.path()).is_none(), "it came to its end");
+    }
+
+    #[test]
+    fn what_fails_or_panics_is_reported_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let begin = || Faults::begin(folder.path(), Hub::new(true).subscribe()).unwrap();
+        let reason = || reason_before(folder.path()).map(|(reason, _)| reason);
+        let failed: Result<(), _> = begin().see_through(|| Err("network x: no numbers"));
+        assert_eq!(
+            (failed, reason().as_deref()),
+            (Err("network x: no numbers"), Some("network x: no numbers"))
+        );
+        let faults = begin();
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            faults.see_through(|| -> Result<(), String> { panic!("so {}", std::hint::black_box(5)) })
+        }));
+        assert_eq!(panicked.unwrap_err().downcast_ref::<String>().map(String::as_str), Some("so 5"));
+        assert_eq!(reason().as_deref(), Some("it panicked: so 5"));
+        assert_eq!(begin().see_through(|| Ok::<_, String>(7)), Ok(7));
+        assert_eq!(reason(), None, "it came to its end");
     }
 
     #[test]

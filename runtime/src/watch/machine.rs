@@ -18,6 +18,12 @@ pub(super) fn temperature_c(folder: &Path) -> Option<f32> {
     milli.max().map(|milli| milli as f32 / 1000.0)
 }
 
+/// Milliseconds since 1970 by the system's clock.
+pub(crate) fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Processor time that the process has taken.
 pub(super) fn cpu_ns() -> i64 {
     let now = clock_gettime(ClockId::ProcessCPUTime);
