@@ -94,40 +94,68 @@ impl Affine {
 }
 
 /// The picture of `size_px`, width and height, whose pixel with centre (x, y) shows the point `source(x, y)` of
-/// `picture`.
+/// `picture`: the bilinear value there, mirrored at the edge.
 pub fn warp(picture: &RgbImage, size_px: (u32, u32), source: impl Fn(f32, f32) -> [f32; 2]) -> RgbImage {
+    let texture = Texture::of(picture);
     let mut warped = RgbImage::new(size_px.0, size_px.1);
     for (y, row) in warped.rows_mut().enumerate() {
         for (x, pixel) in row.enumerate() {
-            let at = source(x as f32 + 0.5, y as f32 + 0.5);
-            pixel.0 = sample(picture, at).map(|v| (v + 0.5) as u8);
+            let [r, g, b, _] = texture.at(source(x as f32 + 0.5, y as f32 + 0.5));
+            pixel.0 = [(r + 0.5) as u8, (g + 0.5) as u8, (b + 0.5) as u8];
         }
     }
     warped
 }
 
-/// The bilinear value of `picture` at a point, mirrored at the edge.
-pub fn sample(picture: &RgbImage, [x, y]: [f32; 2]) -> [f32; 3] {
-    let (width, height) = (picture.width() as i32, picture.height() as i32);
-    let (x, y) = (x - 0.5, y - 0.5);
-    let (left, top) = (x.floor(), y.floor());
-    let (tx, ty) = (x - left, y - top);
-    let (left, top) = (left as i32, top as i32);
-    let columns = [mirrored(left, width), mirrored(left.saturating_add(1), width)].map(|x| x as usize * 3);
-    let rows = [mirrored(top, height), mirrored(top.saturating_add(1), height)];
-    let row_bytes = width as usize * 3;
-    let raw = picture.as_raw();
-    let [upper, lower] = rows.map(|y| &raw[y as usize * row_bytes..][..row_bytes]);
-    let mut value = [0.0; 3];
-    for (c, value) in value.iter_mut().enumerate() {
-        let mix = |row: &[u8]| {
-            let (a, b) = (f32::from(row[columns[0] + c]), f32::from(row[columns[1] + c]));
-            a + (b - a) * tx
-        };
-        let (a, b) = (mix(upper), mix(lower));
-        *value = a + (b - a) * ty;
+/// A picture with a fourth, empty value in each pixel: vectors of four are what a processor adds at once.
+struct Texture {
+    width: i32,
+    height: i32,
+    pixels: Vec<[u8; 4]>,
+}
+
+impl Texture {
+    fn of(picture: &RgbImage) -> Self {
+        let pixels = picture.as_raw().as_chunks::<3>().0.iter().map(|&[r, g, b]| [r, g, b, 0]).collect();
+        Texture { width: picture.width() as i32, height: picture.height() as i32, pixels }
     }
-    value
+
+    #[inline]
+    fn at(&self, [x, y]: [f32; 2]) -> [f32; 4] {
+        let (x, y) = (x - 0.5, y - 0.5);
+        let (left, top) = (floor(x), floor(y));
+        let (tx, ty) = (x - left as f32, y - top as f32);
+        let (mut right, mut bottom) = (left.saturating_add(1), top.saturating_add(1));
+        let (mut left, mut top) = (left, top);
+        let is_within = left >= 0 && right < self.width && top >= 0 && bottom < self.height;
+        if !is_within {
+            (left, right) = (mirrored(left, self.width), mirrored(right, self.width));
+            (top, bottom) = (mirrored(top, self.height), mirrored(bottom, self.height));
+        }
+        let upper = mix(self.pixel(left, top), self.pixel(right, top), tx);
+        let lower = mix(self.pixel(left, bottom), self.pixel(right, bottom), tx);
+        mix(upper, lower, ty)
+    }
+
+    #[inline]
+    fn pixel(&self, x: i32, y: i32) -> [f32; 4] {
+        let [r, g, b, a] = self.pixels[(y * self.width + x) as usize];
+        [f32::from(r), f32::from(g), f32::from(b), f32::from(a)]
+    }
+}
+
+#[inline]
+fn mix(a: [f32; 4], b: [f32; 4], t: f32) -> [f32; 4] {
+    let [a0, a1, a2, a3] = a;
+    let [b0, b1, b2, b3] = b;
+    [a0 + (b0 - a0) * t, a1 + (b1 - a1) * t, a2 + (b2 - a2) * t, a3 + (b3 - a3) * t]
+}
+
+/// The largest whole number up to `value`, which may need no call of the mathematical library.
+#[inline]
+fn floor(value: f32) -> i32 {
+    let whole = value as i32;
+    whole.saturating_sub(i32::from(whole as f32 > value))
 }
 
 /// The pixel of a line of `n` > 0 that stands at position `i`, mirrored into it (OpenCV's BORDER_REFLECT_101).
