@@ -267,7 +267,7 @@ fn decisions_count() {
 }
 
 #[test]
-fn what_candor_refuses_comes_through_ffmpeg_and_validation_is_compressed() {
+fn what_candor_refuses_comes_through_ffmpeg_and_each_split_is_compressed_its_own_way() {
     let Some(program) = ffmpeg::find() else { return };
     let folder = tempfile::tempdir().unwrap();
     let videos = folder.path().join("set");
@@ -281,10 +281,11 @@ fn what_candor_refuses_comes_through_ffmpeg_and_validation_is_compressed() {
     fs::write(videos.join("metadata.json"), r#"{"a.mp4":{"label":"REAL"},"b.mp4":{"label":"REAL"}}"#)
         .unwrap();
     let (videos, out) = (path(&folder, "set"), path(&folder, "out"));
-    let common = [&videos, "--out", &out, "--size", "64", "--conditions", "crf40-240p"];
+    let conditions = ["--conditions", "crf40-240p", "--train-conditions", "crf34"];
+    let common = [&[&videos, "--out", &out, "--size", "64"][..], &conditions].concat();
 
     let lost = fail(&[&common[..], &["--ffmpeg", "/nonexistent/ffmpeg"]].concat());
-    assert!(lost.contains("3 videos are lost here") && lost.contains("set/a.mp4 (clean)"), "{lost}");
+    assert!(lost.contains("4 videos are lost here") && lost.contains("set/a.mp4 (clean)"), "{lost}");
     assert!(lost.contains("no ffmpeg here"), "{lost}");
     assert!(!Path::new(&out).join("manifest.csv").exists());
 
@@ -295,6 +296,8 @@ fn what_candor_refuses_comes_through_ffmpeg_and_validation_is_compressed() {
     let (clean, compressed) = (of("clean"), of("crf40-240p"));
     assert_eq!((clean.len(), compressed.len()), (30, 15));
     assert!(compressed.iter().all(|r| r.split == Split::Validation));
+    let learnt = of("crf34");
+    assert!(learnt.len() == 15 && learnt.iter().all(|r| r.split == Split::Train), "{learnt:?}");
     // Half the lines, half the face: 480 to 240.
     let width = |rows: &[&Row]| rows.iter().map(|r| r.w).sum::<f32>() / rows.len() as f32;
     let ratio = width(&compressed) / width(&clean);

@@ -94,10 +94,18 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["seed", "validation", "photos"])]
     given_split: bool,
 
+    /// Who would learn is measured, and who would be measured learns: the other half of a two-fold cross-validation
+    #[arg(long)]
+    swap_sides: bool,
+
     /// What validation is looked at in besides clean: crf28, 360p, crf40-360p... (H.264 by ffmpeg, down to so many
     /// lines first), then found, followed and cut again
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "clean")]
     conditions: Vec<Condition>,
+
+    /// What the videos to learn from are looked at in besides clean, in the same way
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "clean")]
+    train_conditions: Vec<Condition>,
 
     /// Do every n-th video, from the i-th; the shard that is done last writes the manifest. Shards may share the
     /// folder, or each have one that is copied into one afterwards
@@ -279,10 +287,6 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
     in_range("margin", args.margin.into(), 0.0..=2.0)?;
     in_range("validation", args.validation, 0.0..=0.9)?;
     in_range("min-face", args.min_face.into(), 0.0..=10_000.0)?;
-    let mut conditions = vec![Condition::CLEAN];
-    conditions.extend(args.conditions.iter().filter(|c| !c.is_clean()));
-    conditions[1..].sort();
-    conditions.dedup();
     // The device's rules are the bundle's; the options' defaults must not drift from them unseen.
     let rules = Bundle::embedded()?.manifest().rules();
     if (args.min_looks, args.min_face) != (rules.min_scores, rules.min_face_px) {
@@ -303,8 +307,19 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         seed: args.seed,
         validation: args.validation,
         given_split: args.given_split,
-        conditions,
+        swapped: args.swap_sides,
+        conditions: clean_first(&args.conditions),
+        train_conditions: clean_first(&args.train_conditions),
     })
+}
+
+/// Clean, then the others of `listed` in order, each once.
+fn clean_first(listed: &[Condition]) -> Vec<Condition> {
+    let mut conditions = vec![Condition::CLEAN];
+    conditions.extend(listed.iter().filter(|condition| !condition.is_clean()));
+    conditions[1..].sort();
+    conditions.dedup();
+    conditions
 }
 
 /// Says how much room a face a video would take, where that is more than there may be.

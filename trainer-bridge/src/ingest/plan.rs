@@ -42,8 +42,18 @@ pub struct Settings {
     pub validation: f64,
     /// The metadata's split counts instead.
     pub given_split: bool,
+    /// The two sides change places.
+    #[serde(default)]
+    pub swapped: bool,
     /// What validation is looked at in; the first is clean.
     pub conditions: Vec<Condition>,
+    /// What the videos to learn from are looked at in; the first is clean.
+    #[serde(default = "clean_alone")]
+    pub train_conditions: Vec<Condition>,
+}
+
+fn clean_alone() -> Vec<Condition> {
+    vec![Condition::CLEAN]
 }
 
 /// A video or photo with all that a manifest says about it.
@@ -103,8 +113,13 @@ impl Plan {
             }
             split::split(&kinds, settings.validation, settings.seed)
         };
+        let swapped = settings.swapped;
         let videos = found.into_iter().zip(sources).zip(groups).map(|((found, source), group)| Video {
-            split: sides.get(&group).copied().unwrap_or(Split::Train),
+            split: match sides.get(&group).copied().unwrap_or(Split::Train) {
+                Split::Train if swapped => Split::Validation,
+                Split::Validation if swapped => Split::Train,
+                side => side,
+            },
             name: found.name,
             source,
             group,
@@ -119,8 +134,8 @@ impl Plan {
     /// Every video in every condition that it is looked at in, in the manifest's order.
     pub fn units(&self) -> Vec<(&Video, Condition)> {
         let conditions = |video: &Video| match video.split {
-            Split::Train => &self.settings.conditions[..1],
-            Split::Validation => &self.settings.conditions[..],
+            Split::Train => &self.settings.train_conditions,
+            Split::Validation => &self.settings.conditions,
         };
         self.videos.iter().flat_map(|v| conditions(v).iter().map(move |c| (v, *c))).collect()
     }
@@ -137,7 +152,8 @@ impl Plan {
         let bytes = read_bounded(&path, MAX_PLAN_BYTES)?;
         let plan: Plan = serde_json::from_slice(&bytes)
             .map_err(|error| unexpected(path.display().to_string(), "a plan", error.to_string()))?;
-        if plan.settings.conditions.first() != Some(&Condition::CLEAN) {
+        let Settings { conditions, train_conditions, .. } = &plan.settings;
+        if [conditions, train_conditions].iter().any(|list| list.first() != Some(&Condition::CLEAN)) {
             return Err(unexpected(path.display().to_string(), "clean as the first condition", "another"));
         }
         Ok(Some(plan))

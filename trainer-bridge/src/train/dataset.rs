@@ -140,7 +140,9 @@ impl Dataset {
             for (row, landmarks) in rows.iter().zip(landmarks) {
                 let crop_idx = dataset.crops.len();
                 let n_sources = sources.len();
-                let source_idx = *sources.entry((dataset_idx, row.source.clone())).or_insert(n_sources);
+                // A source under another compression is another: a fake's real has gone through the same.
+                let source = (dataset_idx, row.source.clone(), row.condition.clone());
+                let source_idx = *sources.entry(source).or_insert(n_sources);
                 let can_be_pseudo = data.pseudo && row.label == Label::Real && landmarks.is_some();
                 dataset.crops.push(Crop {
                     path: data.folder.join(&row.crop),
