@@ -1,6 +1,6 @@
 //! `trainer-bridge evaluate`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,10 @@ pub struct Args {
     /// What the report calls the run; by default its folder's name
     #[arg(long)]
     name: Option<String>,
+    /// Predictions of a network of the same recipe that learnt from what this one is measured on, and is measured on what
+    /// this one learnt from (`ingest --swap-sides`): figures and thresholds then rest on all groups
+    #[arg(long, value_name = "FILE")]
+    beside: Option<PathBuf>,
     /// Predictions of another run, a row of the report's comparison
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
     compare: Vec<(String, PathBuf)>,
@@ -179,6 +183,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         (None, Some(file)) => measured_before(args, file)?,
         _ => bail!("expected a run's folder or --predictions, found both or none"),
     };
+    if let Some(file) = &args.beside {
+        add_beside(&mut runs[0].predictions, in_part(prediction::read(file)?, args.split, file)?, file)?;
+    }
     runs.extend(others);
     let aim = Aim {
         false_alarms: args.false_alarms,
@@ -233,6 +240,20 @@ fn in_part(predictions: Vec<Prediction>, part: Part, file: &Path) -> anyhow::Res
     let kept: Vec<Prediction> = predictions.into_iter().filter(|p| part.holds(p.split)).collect();
     ensure!(!kept.is_empty(), "{}: expected crops of the {part:?} split, found none", file.display());
     Ok(kept)
+}
+
+/// Adds what another network says of other groups.
+fn add_beside(own: &mut Vec<Prediction>, others: Vec<Prediction>, file: &Path) -> anyhow::Result<()> {
+    let groups: BTreeSet<&str> = own.iter().map(|prediction| prediction.group.as_str()).collect();
+    if let Some(both) = others.iter().find(|other| groups.contains(other.group.as_str())) {
+        bail!(
+            "{}: expected predictions of groups that the run isn't measured on, found group {}",
+            file.display(),
+            both.group
+        );
+    }
+    own.extend(others);
+    Ok(())
 }
 
 fn measured_before(args: &Args, file: &Path) -> anyhow::Result<(Vec<Run>, About)> {

@@ -1,5 +1,7 @@
 //! Figures of scored items: accuracy, log loss, confusion, precision, recall, histogram of losses, calibration.
 
+use std::f64::consts::FRAC_2_PI;
+
 use serde::Serialize;
 
 use super::bootstrap::Bootstrap;
@@ -88,6 +90,9 @@ pub struct Reliability {
     pub bins: Vec<Bin>,
     /// Expected calibration error: the mean over items of |mean score - share of fakes| of their bin.
     pub ece: Figure,
+    /// The mean of that where every score is right and labels fall independently, which few items keep far above 0: the
+    /// expected size of a normal variable of each bin's variance.
+    pub ece_of_right_scores: Figure,
 }
 
 /// How losses are spread.
@@ -245,11 +250,14 @@ fn equal_count_bins(items: &[Scored]) -> Vec<usize> {
 
 fn reliability(items: &[Scored], bin_of: Vec<usize>) -> Reliability {
     let mut sums = [(0usize, 0.0, 0usize); N_CALIBRATION_BINS];
+    let mut variances = [0.0; N_CALIBRATION_BINS];
     for (item, bin) in items.iter().zip(bin_of) {
         let (n, scores, fakes) = &mut sums[bin];
+        let score = f64::from(item.score);
         *n += 1;
-        *scores += f64::from(item.score);
+        *scores += score;
         *fakes += usize::from(item.is_fake);
+        variances[bin] += score * (1.0 - score);
     }
     let bins: Vec<Bin> = sums
         .into_iter()
@@ -261,5 +269,33 @@ fn reliability(items: &[Scored], bin_of: Vec<usize>) -> Reliability {
         })
         .collect();
     let gap: f64 = bins.iter().map(|bin| bin.n as f64 * (bin.mean_score - bin.share_fake).abs()).sum();
-    Reliability { bins, ece: Figure::share(gap, items.len() as f64, NOTHING) }
+    let gap_of_right: f64 = variances.iter().map(|variance: &f64| (variance * FRAC_2_PI).sqrt()).sum();
+    let mean = |sum| Figure::share(sum, items.len() as f64, NOTHING);
+    Reliability { bins, ece: mean(gap), ece_of_right_scores: mean(gap_of_right) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn right_scores_err_by_as_much_as_a_sum_over_all_labels_says() {
+        let scores = [0.05, 0.2, 0.35, 0.41, 0.48, 0.5, 0.55, 0.61, 0.72, 0.8, 0.88, 0.93];
+        let of = |labels: usize| -> Vec<Scored> {
+            let item = |(k, &score): (usize, &f32)| {
+                let is_fake = labels >> k & 1 == 1;
+                Scored { score, rank: score.into(), loss: 0.0, is_fake, group: k }
+            };
+            scores.iter().enumerate().map(item).collect()
+        };
+        let mut expected = 0.0;
+        for labels in 0..1 << scores.len() {
+            let items = of(labels);
+            let p = |item: &Scored| f64::from(if item.is_fake { item.score } else { 1.0 - item.score });
+            let chance: f64 = items.iter().map(p).product();
+            expected += chance * reliability(&items, vec![0; items.len()]).ece.value().unwrap();
+        }
+        let found = reliability(&of(0), vec![0; scores.len()]).ece_of_right_scores.value().unwrap();
+        assert!((found / expected - 1.0).abs() < 0.03, "{found}, by all labels {expected}");
+    }
 }

@@ -114,7 +114,8 @@ fn quality(metrics: &Value, chosen_on: Value) -> Value {
         let (raw, read) = (&level["as_trained"], &level["calibrated"]);
         let measures = json!({
             "n_real": raw["n_real"], "n_fake": raw["n_fake"], "n_groups": raw["n_groups"],
-            "auc": raw["auc"], "ece": read["calibration"]["ece"], "log_loss": read["log_loss"],
+            "auc": raw["auc"], "ece": read["calibration"]["ece"],
+            "ece_of_right_scores": read["calibration"]["ece_of_right_scores"], "log_loss": read["log_loss"],
         });
         (level["level"].as_str().unwrap_or("unknown").to_owned(), measures)
     };

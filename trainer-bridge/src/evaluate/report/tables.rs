@@ -75,6 +75,7 @@ pub(super) fn summary(evaluation: &Evaluation) -> String {
             percent_of(measures.eer),
             format!("{:.3}", measures.calibration.ece),
             format!("{:.3}", measures.calibration_equal_count.ece),
+            format!("{:.3}", measures.calibration.ece_of_right_scores),
         ]
     };
     let rows: Vec<_> = (evaluation.levels.iter())
@@ -90,6 +91,7 @@ pub(super) fn summary(evaluation: &Evaluation) -> String {
         "Equal error rate",
         "ECE",
         "ECE, equal count",
+        "ECE if right",
     ];
     table("Figures of every level, with 95 % intervals by group", &head, &rows)
 }
