@@ -240,6 +240,39 @@ fn a_calibration_is_written_and_read_again() {
 }
 
 #[test]
+fn two_halves_choose_what_the_whole_does() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
+    let rows = prediction::read(Path::new(&golden())).unwrap();
+    let groups: BTreeSet<_> = rows.iter().map(|row| row.group.clone()).collect();
+    let first: BTreeSet<_> = groups.into_iter().step_by(2).collect();
+    let (one, other): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| first.contains(&row.group));
+    assert!(!one.is_empty() && !other.is_empty());
+    prediction::write(Path::new(&path("one.csv")), &one).unwrap();
+    prediction::write(Path::new(&path("other.csv")), &other).unwrap();
+    let chosen = |arguments: &[&str], out: &str| {
+        assert_done(&evaluate(&[arguments, &["--resamples", "100", "--out", out]].concat()));
+        json(&Path::new(out).join("calibration.json"))
+    };
+    let whole = chosen(&["--predictions", &golden()], &path("whole"));
+    let halves =
+        chosen(&["--predictions", &path("one.csv"), "--beside", &path("other.csv")], &path("halves"));
+    assert_eq!(halves["chosen_on"]["n_real_groups"], whole["chosen_on"]["n_real_groups"]);
+    for key in ["real_below", "fake_above"] {
+        let of = |chosen: &Value| chosen["thresholds"][key].as_f64().unwrap();
+        assert!((of(&halves) - of(&whole)).abs() < 1e-5, "{key}: {halves}, {whole}");
+    }
+    // Where both judge a group, one of them has learnt from it.
+    let output =
+        evaluate(&["--predictions", &golden(), "--beside", &path("other.csv"), "--out", &path("no")]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("other.csv: expected predictions of groups"),
+        "{error}"
+    );
+}
+
+#[test]
 fn one_class_gives_a_page_that_says_so() {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("out");

@@ -162,6 +162,15 @@ fn no_person_source_or_video_is_on_both_sides() {
         let (train, validation): (BTreeSet<String>, BTreeSet<String>) =
             (people(Split::Train), people(Split::Validation));
         assert_eq!(train.len() + validation.len(), 2, "seed {seed}");
+        let swapped = path(&folder, &format!("swapped-{seed}"));
+        let options = ["--out", &swapped, "--size", "32", "--per-face", "2", "--seed", seed, "--swap-sides"];
+        succeed(&[&[path(&folder, "dfdc").as_str()][..], &options].concat());
+        let rows_swapped = manifest::read(Path::new(&swapped)).unwrap();
+        for row in &rows_swapped {
+            let is_train = row.split == Split::Train;
+            assert!(if is_train { &validation } else { &train }.contains(&row.group), "seed {seed}: {row:?}");
+        }
+        assert_eq!(rows_swapped.len(), rows.len());
         assert!(rows.iter().all(|r| r.source == r.video || r.source == r.video.replace("_fake", "")));
 
         let mut torn: Vec<Row> = rows.clone();
