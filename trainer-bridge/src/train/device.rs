@@ -128,11 +128,20 @@ fn libtorch_folder() -> Option<PathBuf> {
     Some(Path::new(&line[line.find('/')?..]).parent()?.to_owned())
 }
 
-/// The version of the libtorch that runs, `2.11.0`; `unknown` where it doesn't say.
+/// The version of the libtorch that runs, `2.11.0` or, of a Python package, `2.11.0+cu130`; `unknown` where it doesn't say.
 pub fn libtorch_version() -> String {
-    let file = libtorch_folder().and_then(|folder| Some(folder.parent()?.join("build-version")));
-    let text = file.and_then(|file| fs::read_to_string(file).ok());
-    text.map_or_else(|| "unknown".to_owned(), |text| text.trim().to_owned())
+    let root = libtorch_folder().and_then(|folder| Some(folder.parent()?.to_owned()));
+    root.and_then(|root| version_of(&root)).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// What `build-version` of a libtorch, or `version.py` of a Python package says.
+fn version_of(root: &Path) -> Option<String> {
+    if let Ok(text) = fs::read_to_string(root.join("build-version")) {
+        return Some(text.trim().to_owned());
+    }
+    let text = fs::read_to_string(root.join("version.py")).ok()?;
+    let quoted = text.lines().find_map(|line| line.strip_prefix("__version__ = "))?;
+    Some(quoted.trim().trim_matches(['\'', '"']).to_owned())
 }
 
 #[cfg(test)]
@@ -145,6 +154,17 @@ mod tests {
         for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
             assert!(matches!(choose(name), Err(DeviceError::Name(_))), "{name}");
         }
+    }
+
+    #[test]
+    fn a_python_package_says_its_version_in_python() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(version_of(root.path()), None);
+        let text = "from typing import Optional\n\n__version__ = '2.11.0+cu130'\ndebug = False\n";
+        fs::write(root.path().join("version.py"), text).unwrap();
+        assert_eq!(version_of(root.path()).as_deref(), Some("2.11.0+cu130"));
+        fs::write(root.path().join("build-version"), "2.11.0\n").unwrap();
+        assert_eq!(version_of(root.path()).as_deref(), Some("2.11.0"));
     }
 
     #[test]

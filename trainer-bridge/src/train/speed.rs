@@ -12,6 +12,8 @@ use super::setup;
 
 /// Steps before the clock starts.
 const N_WARM: usize = 3;
+/// Batches that each of the loader's threads makes, at least.
+const N_ROUNDS: usize = 3;
 /// Two rates that differ by less than this share bound a training alike.
 const ALIKE: f64 = 0.1;
 
@@ -23,23 +25,29 @@ pub(super) fn run(config: &Config, device: Device, n_steps: usize) -> anyhow::Re
     let (make, n_batches) = setup::epoch_batches(config, &dataset, &sampler, 0);
     // Epoch 0 over and over: the second round finds its crops in memory, as all but a training's first epoch do.
     let make: Arc<Make> = Arc::new(move |batch_idx| make(batch_idx % n_batches));
-    let n_all = N_WARM + n_steps;
-    for batch_idx in 0..n_batches.min(n_all) {
-        make(batch_idx)?;
-    }
     let n_threads = setup::n_loader_threads(config);
-    let start = |n_threads| Loader::start(0..n_all, n_threads, config.loader.queue_batches, &make);
+    // Each thread makes its share of several rounds: the first batches of all of them come at the same moment.
+    let n_rounds = n_steps.div_ceil(n_threads).max(N_ROUNDS);
+    let queue = config.loader.queue_batches;
+    let start = |n_batches, n_threads| Loader::start(0..n_batches, n_threads, queue, &make);
+    for batch in start(n_batches.min(n_rounds * n_threads), n_threads) {
+        batch?;
+    }
     // A loader is warm as soon as it starts; its clock must see every batch that it makes.
-    let one_thread = rate(0, || start(1), |_| Ok(()))?;
-    let loader = rate(0, || start(n_threads), |_| Ok(()))?;
+    let one_thread = rate(0, || start(n_rounds, 1), |_| Ok(()))?;
+    let loader = rate(0, || start(n_rounds * n_threads, n_threads), |_| Ok(()))?;
     let mut step_idx = 0;
     let mut step = |batch: Batch| {
         step_idx += 1;
         learner.step(&[batch], [1e-6, 1e-6], 0.9, step_idx).map(|_| ())
     };
     let fixed = make(0)?;
-    let network = rate(N_WARM, || (0..n_all).map(|_| Ok(fixed.clone())), |batch| Ok(step(batch)?))?;
-    let together = rate(N_WARM, || start(n_threads), |batch| Ok(step(batch)?))?;
+    let copies = || (0..N_WARM + n_steps).map(|_| Ok(fixed.clone()));
+    let network = rate(N_WARM, copies, |batch| Ok(step(batch)?))?;
+    // What waits when the network first asks must be used up before the clock starts.
+    let n_waiting = queue.max(n_threads) + n_threads;
+    let n_all = n_waiting + n_rounds * n_threads;
+    let together = rate(n_waiting, || start(n_all, n_threads), |batch| Ok(step(batch)?))?;
     let bound = if loader < network * (1.0 - ALIKE) {
         "the loader"
     } else if loader > network * (1.0 + ALIKE) {
