@@ -54,8 +54,9 @@ pub struct Args {
     #[arg(long)]
     name: Option<String>,
     /// Predictions of a network of the same recipe that learnt from what this one is measured on, and is measured on what
-    /// this one learnt from (`ingest --swap-sides`): figures and thresholds then rest on all groups
-    #[arg(long, value_name = "FILE")]
+    /// this one learnt from (`ingest --swap-sides`): figures and thresholds then rest on all groups; predictions.csv, the
+    /// worst mistakes and heat maps stay this network's
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["baselines", "compare"])]
     beside: Option<PathBuf>,
     /// Predictions of another run, a row of the report's comparison
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
@@ -132,6 +133,11 @@ impl Part {
     }
 }
 
+/// What the report says it was measured on.
+const DATA: &str = "Data";
+/// Whose predictions stand beside the run's.
+const BESIDE: &str = "Predictions of the other half";
+
 /// Name of all figures in a report's folder.
 pub const METRICS_FILE: &str = "metrics.json";
 
@@ -178,13 +184,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let others = others.collect::<anyhow::Result<Vec<Run>>>()?;
     fs::create_dir_all(&args.out).with_context(|| format!("{}: creating", args.out.display()))?;
     let folders = folders(&args.data)?;
-    let (mut runs, about) = match (&args.run, &args.predictions) {
+    let beside = match &args.beside {
+        Some(file) => in_part(prediction::read(file)?, args.split, file)?,
+        None => Vec::new(),
+    };
+    let (mut runs, mut about) = match (&args.run, &args.predictions) {
         (Some(folder), None) => measured_by_network(args, folder, &folders)?,
         (None, Some(file)) => measured_before(args, file)?,
         _ => bail!("expected a run's folder or --predictions, found both or none"),
     };
+    let n_own = runs[0].predictions.len();
     if let Some(file) = &args.beside {
-        add_beside(&mut runs[0].predictions, in_part(prediction::read(file)?, args.split, file)?, file)?;
+        add_beside(&mut runs[0].predictions, beside, file)?;
+        about.retain(|(name, _)| name != DATA);
+        about.push((DATA.to_owned(), data_in_words(&runs[0].predictions)));
+        about.push((BESIDE.to_owned(), format!("{}, SHA-256 {}", folder_and_file(file), sha256(file)?)));
     }
     runs.extend(others);
     let aim = Aim {
@@ -194,10 +208,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let settings = Settings { aim, n_resamples: args.resamples, seed: args.seed, given };
     let evaluation = evaluate(&runs, &settings);
-    let mistakes = Mistakes::find(&runs[0].predictions, &folders, &aim.as_trained())?;
-    let maps = maps(args, &runs[0].predictions, &folders, &aim)?;
+    let own = &runs[0].predictions[..n_own];
+    let mistakes = Mistakes::find(own, &folders, &aim.as_trained())?;
+    let maps = maps(args, own, &folders, &aim)?;
     let page = report::page(&evaluation, &about, &mistakes, &maps);
-    write(args, &runs, &evaluation, &about, &page)?;
+    write(args, (&runs, own), &evaluation, &about, &page)?;
     print(&evaluation, &args.out);
     Ok(())
 }
@@ -261,7 +276,7 @@ fn measured_before(args: &Args, file: &Path) -> anyhow::Result<(Vec<Run>, About)
     let name = args.name.clone().unwrap_or_else(|| file.display().to_string());
     let about = vec![
         ("Predictions".to_owned(), file.display().to_string()),
-        ("Data".to_owned(), data_in_words(&predictions)),
+        (DATA.to_owned(), data_in_words(&predictions)),
         ("Split".to_owned(), args.split.words().to_owned()),
         ("Terms".to_owned(), args.terms.clone()),
     ];
@@ -297,7 +312,7 @@ fn measured_by_network(
         ("Run".to_owned(), folder.display().to_string()),
         ("Network".to_owned(), classifier.words()),
         (report::WEIGHTS.to_owned(), sha256(&Classifier::file(folder))?),
-        ("Data".to_owned(), data_in_words(&predictions)),
+        (DATA.to_owned(), data_in_words(&predictions)),
         ("Split".to_owned(), args.split.words().to_owned()),
         ("Terms".to_owned(), args.terms.clone()),
     ];
@@ -327,6 +342,12 @@ fn crops(args: &Args, folders: &BTreeMap<String, PathBuf>) -> anyhow::Result<(Ve
     ensure!(!measured.is_empty(), "--data: expected crops of the {:?} split, found none", args.split);
     ensure!(!args.baselines || !train.is_empty(), "--data: expected crops of the train split, found none");
     Ok((measured, train))
+}
+
+/// The last two names of a path, which say enough without naming a machine's folders.
+fn folder_and_file(path: &Path) -> String {
+    let names: Vec<_> = path.iter().map(|name| name.to_string_lossy()).collect();
+    names[names.len().saturating_sub(2)..].join("/")
 }
 
 fn data_in_words(predictions: &[Prediction]) -> String {
@@ -439,14 +460,14 @@ fn bar(n: usize, doing: &'static str) -> ProgressBar {
 
 fn write(
     args: &Args,
-    runs: &[Run],
+    (runs, own): (&[Run], &[Prediction]),
     evaluation: &Evaluation,
     about: &About,
     page: &str,
 ) -> anyhow::Result<()> {
     // Predictions that were given, or named with --compare, are there already.
     if args.run.is_some() {
-        prediction::write(&args.out.join(prediction::FILE), &runs[0].predictions)?;
+        prediction::write(&args.out.join(prediction::FILE), own)?;
         for run in &runs[1..runs.len() - args.compare.len()] {
             let name = run.name.replace(|c: char| !c.is_ascii_alphanumeric(), "-").to_lowercase();
             prediction::write(&args.out.join(format!("predictions-{name}.csv")), &run.predictions)?;

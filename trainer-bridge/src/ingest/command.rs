@@ -103,7 +103,7 @@ pub struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "clean")]
     conditions: Vec<Condition>,
 
-    /// What the videos to learn from are looked at in besides clean, in the same way
+    /// What is learnt from is looked at in besides clean, in the same way
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "clean")]
     train_conditions: Vec<Condition>,
 

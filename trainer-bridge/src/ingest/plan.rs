@@ -47,7 +47,7 @@ pub struct Settings {
     pub swapped: bool,
     /// What validation is looked at in; the first is clean.
     pub conditions: Vec<Condition>,
-    /// What the videos to learn from are looked at in; the first is clean.
+    /// What is learnt from is looked at in; the first is clean.
     #[serde(default = "clean_alone")]
     pub train_conditions: Vec<Condition>,
 }

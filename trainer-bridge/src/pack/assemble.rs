@@ -114,14 +114,15 @@ fn quality(metrics: &Value, chosen_on: Value) -> Value {
         let (raw, read) = (&level["as_trained"], &level["calibrated"]);
         let measures = json!({
             "n_real": raw["n_real"], "n_fake": raw["n_fake"], "n_groups": raw["n_groups"],
-            "auc": raw["auc"], "ece": read["calibration"]["ece"],
-            "ece_of_right_scores": read["calibration"]["ece_of_right_scores"], "log_loss": read["log_loss"],
+            "auc": raw["auc"], "ece": read["calibration"]["ece"], "log_loss": read["log_loss"],
         });
         (level["level"].as_str().unwrap_or("unknown").to_owned(), measures)
     };
     let levels = metrics["levels"].as_array().map_or(&[][..], Vec::as_slice);
     json!({
         "data": metrics["about"]["Data"],
+        // Null where the figures are this network's alone.
+        "predictions_of_the_other_half": metrics["about"]["Predictions of the other half"],
         "split": metrics["about"]["Split"],
         "levels": levels.iter().map(level).collect::<serde_json::Map<String, Value>>(),
         "thresholds_chosen_on": chosen_on,

@@ -76,6 +76,7 @@ struct Crop {
     group: (usize, String),
     dataset_idx: usize,
     source_idx: usize,
+    condition_idx: usize,
     can_be_pseudo: bool,
     /// Where a mask or a pseudo-fake may need them.
     landmarks: Option<Landmarks>,
@@ -129,7 +130,7 @@ impl Dataset {
             augmenter: Augmenter::new(&config.augment)?,
             cache: Cache::new(config.loader.cache_mib.saturating_mul(1 << 20)),
         };
-        let mut sources = HashMap::new();
+        let (mut sources, mut conditions) = (HashMap::new(), HashMap::new());
         for (dataset_idx, data) in config.data.iter().enumerate() {
             let rows = manifest::read(&data.folder)?;
             dataset.manifests_sha256.push(sha256(&data.folder.join(manifest::FILE))?);
@@ -140,9 +141,9 @@ impl Dataset {
             for (row, landmarks) in rows.iter().zip(landmarks) {
                 let crop_idx = dataset.crops.len();
                 let n_sources = sources.len();
-                // A source under another compression is another: a fake's real has gone through the same.
-                let source = (dataset_idx, row.source.clone(), row.condition.clone());
-                let source_idx = *sources.entry(source).or_insert(n_sources);
+                let source_idx = *sources.entry((dataset_idx, row.source.clone())).or_insert(n_sources);
+                let n_conditions = conditions.len();
+                let condition_idx = *conditions.entry(row.condition.clone()).or_insert(n_conditions);
                 let can_be_pseudo = data.pseudo && row.label == Label::Real && landmarks.is_some();
                 dataset.crops.push(Crop {
                     path: data.folder.join(&row.crop),
@@ -150,6 +151,7 @@ impl Dataset {
                     group: (dataset_idx, row.group.clone()),
                     dataset_idx,
                     source_idx,
+                    condition_idx,
                     can_be_pseudo,
                     landmarks,
                 });
@@ -178,8 +180,9 @@ impl Dataset {
     /// What a sampler draws from: the training crops, whose places here its pairs name.
     pub fn candidates(&self) -> Vec<Candidate> {
         let candidate = |&crop_idx: &usize| {
-            let Crop { label, dataset_idx, source_idx, can_be_pseudo, .. } = self.crops[crop_idx];
-            Candidate { label, dataset_idx, source_idx, can_be_pseudo }
+            let Crop { label, dataset_idx, source_idx, condition_idx, can_be_pseudo, .. } =
+                self.crops[crop_idx];
+            Candidate { label, dataset_idx, source_idx, condition_idx, can_be_pseudo }
         };
         self.training.iter().map(candidate).collect()
     }

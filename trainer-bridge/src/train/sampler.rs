@@ -29,6 +29,8 @@ pub struct Candidate {
     pub dataset_idx: usize,
     /// Which real video or photo it is of or was made from; counted over all datasets.
     pub source_idx: usize,
+    /// Which compression it went through; counted over all datasets.
+    pub condition_idx: usize,
     /// Whether pseudo-fakes may be made of it.
     pub can_be_pseudo: bool,
 }
@@ -77,12 +79,14 @@ pub enum SamplerError {
 ///
 /// Each class is drawn without repetition until it is used up, then again: the rarer one is shown more often. A
 /// dataset with weight w is drawn as if it had w times its crops. A fake crop is paired with a real one of its own source
-/// where there is one, so that neither camera nor codec tells the two apart; else with any.
+/// where there is one, under the same compression rather than another, so that neither camera nor codec tells the two
+/// apart; else with any.
 pub struct Sampler {
     seed: u64,
-    /// Real crops by source.
-    by_source: HashMap<usize, Vec<usize>>,
-    source_of: Vec<usize>,
+    /// Real crops by source and compression, and by source alone.
+    by_source: HashMap<(usize, Option<usize>), Vec<usize>>,
+    /// Source and compression of each crop.
+    source_of: Vec<(usize, usize)>,
     reals: Pool,
     fakes: Pool,
     /// Reals that pseudo-fakes are made of.
@@ -118,13 +122,15 @@ impl Sampler {
         }
         let larger = if share.of_fakes < 1.0 { reals.len().max(fakes.len()) } else { reals.len() };
         let n_pairs = if n_pairs == 0 { larger } else { n_pairs };
-        let mut by_source = HashMap::<usize, Vec<usize>>::new();
+        let mut by_source = HashMap::<_, Vec<usize>>::new();
         for (idx, candidate) in candidates.iter().enumerate() {
             if candidate.label == Label::Real && weights[candidate.dataset_idx] > 0.0 {
-                by_source.entry(candidate.source_idx).or_default().push(idx);
+                for condition_idx in [Some(candidate.condition_idx), None] {
+                    by_source.entry((candidate.source_idx, condition_idx)).or_default().push(idx);
+                }
             }
         }
-        let source_of = candidates.iter().map(|candidate| candidate.source_idx).collect();
+        let source_of = candidates.iter().map(|c| (c.source_idx, c.condition_idx)).collect();
         Ok(Sampler { seed, by_source, source_of, reals, fakes, pseudo, share, n_pairs })
     }
 
@@ -146,7 +152,9 @@ impl Sampler {
         }
         let any = self.reals.draw(n_crops, &mut rng);
         for (fake, any) in self.fakes.draw(n_crops, &mut rng).into_iter().zip(any) {
-            let own = self.by_source.get(&self.source_of[fake]);
+            let (source_idx, condition_idx) = self.source_of[fake];
+            let of_source = |condition_idx| self.by_source.get(&(source_idx, condition_idx));
+            let own = of_source(Some(condition_idx)).or_else(|| of_source(None));
             let real = own.and_then(|reals| reals.choose(&mut rng)).copied().unwrap_or(any);
             pairs.push(Pair { real, fake: Fake::Crop(fake) });
         }
@@ -222,8 +230,13 @@ mod tests {
     fn candidates(n_reals: usize, n_fakes: usize, dataset_idx: usize) -> Vec<Candidate> {
         let labels =
             std::iter::repeat_n(Label::Real, n_reals).chain(std::iter::repeat_n(Label::Fake, n_fakes));
-        let candidate =
-            |(source_idx, label)| Candidate { label, dataset_idx, source_idx, can_be_pseudo: true };
+        let candidate = |(source_idx, label)| Candidate {
+            label,
+            dataset_idx,
+            source_idx,
+            condition_idx: 0,
+            can_be_pseudo: true,
+        };
         (dataset_idx * 1000..).zip(labels).map(candidate).collect()
     }
 
@@ -263,6 +276,24 @@ mod tests {
         }
         assert_eq!(seen.iter().filter(|(source_idx, _)| *source_idx < 4).count(), 12);
         assert!(seen.iter().filter(|(source_idx, _)| *source_idx == 4).count() > 6, "{seen:?}");
+    }
+
+    #[test]
+    fn a_fake_comes_with_a_real_that_was_compressed_like_it() {
+        let mut all = candidates(8, 12, 0);
+        // One source's crops in two compressions; fakes are in a third as well, which the reals lack.
+        all.iter_mut().for_each(|candidate| candidate.source_idx = 0);
+        (0..8).for_each(|idx| all[idx].condition_idx = idx % 2);
+        (8..20).for_each(|idx| all[idx].condition_idx = idx % 3);
+        let pairs = Sampler::new(1, &all, &[1.0], PseudoShare::default(), 300).unwrap().epoch(0);
+        let mut seen = std::collections::HashSet::new();
+        for pair in &pairs {
+            let Fake::Crop(fake) = pair.fake else { panic!("{pair:?}") };
+            let [real, fake] = [pair.real, fake].map(|idx| all[idx].condition_idx);
+            assert!(real == fake || fake == 2, "{pair:?}");
+            seen.insert((real, fake));
+        }
+        assert_eq!(seen.len(), 4, "{seen:?}");
     }
 
     #[test]

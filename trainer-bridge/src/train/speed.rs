@@ -17,7 +17,7 @@ const N_ROUNDS: usize = 3;
 /// Two rates that differ by less than this share bound a training alike.
 const ALIKE: f64 = 0.1;
 
-/// Times `n_steps` of each, and prints pictures a second.
+/// Times `n_steps` of the network, as many of the loader or [`N_ROUNDS`] a thread, and both together; prints pictures a second.
 pub(super) fn run(config: &Config, device: Device, n_steps: usize) -> anyhow::Result<()> {
     let dataset = Arc::new(Dataset::open(config)?);
     let sampler = setup::sampler(config, &dataset)?;
@@ -30,7 +30,10 @@ pub(super) fn run(config: &Config, device: Device, n_steps: usize) -> anyhow::Re
     let n_rounds = n_steps.div_ceil(n_threads).max(N_ROUNDS);
     let queue = config.loader.queue_batches;
     let start = |n_batches, n_threads| Loader::start(0..n_batches, n_threads, queue, &make);
-    for batch in start(n_batches.min(n_rounds * n_threads), n_threads) {
+    // What waits when the network first asks must be used up before its clock starts.
+    let n_waiting = queue.max(n_threads) + n_threads;
+    let n_all = n_waiting + n_rounds * n_threads;
+    for batch in start(n_batches.min(n_all), n_threads) {
         batch?;
     }
     // A loader is warm as soon as it starts; its clock must see every batch that it makes.
@@ -44,9 +47,6 @@ pub(super) fn run(config: &Config, device: Device, n_steps: usize) -> anyhow::Re
     let fixed = make(0)?;
     let copies = || (0..N_WARM + n_steps).map(|_| Ok(fixed.clone()));
     let network = rate(N_WARM, copies, |batch| Ok(step(batch)?))?;
-    // What waits when the network first asks must be used up before the clock starts.
-    let n_waiting = queue.max(n_threads) + n_threads;
-    let n_all = n_waiting + n_rounds * n_threads;
     let together = rate(n_waiting, || start(n_all, n_threads), |batch| Ok(step(batch)?))?;
     let bound = if loader < network * (1.0 - ALIKE) {
         "the loader"

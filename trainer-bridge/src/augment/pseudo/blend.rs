@@ -64,7 +64,7 @@ pub fn membrane(values: &mut [[f32; 3]], is_inside: &[bool], width: usize) {
         let mean = outside.fold([0.0; 3], |sum, (v, _)| [0, 1, 2].map(|k| sum[k] + v[k] / n));
         values.iter_mut().zip(is_inside).filter(|(_, inside)| **inside).for_each(|(v, _)| *v = mean);
     }
-    // Where all four neighbours are there, none need be asked for.
+    // Pixels that have all four neighbours take a shorter way.
     let is_edge = |idx: usize| {
         let (x, y) = (idx % width, idx / width);
         x == 0 || x + 1 == width || y == 0 || y + 1 == height

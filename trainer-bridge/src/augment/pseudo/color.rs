@@ -31,7 +31,7 @@ static LINEAR: LazyLock<[f32; 256]> = LazyLock::new(|| {
     })
 });
 
-/// Steps of [`SRGB`]; the narrowest byte, next to 0, takes two and a half of them.
+/// Steps of [`SRGB`], of which even the narrowest bytes, those next to 0, take more than one.
 const N_SRGB: usize = 1 << 13;
 
 /// The byte of sRGB of each linear value in 0..=1.

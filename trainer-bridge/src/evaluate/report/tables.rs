@@ -75,7 +75,11 @@ pub(super) fn summary(evaluation: &Evaluation) -> String {
             percent_of(measures.eer),
             format!("{:.3}", measures.calibration.ece),
             format!("{:.3}", measures.calibration_equal_count.ece),
-            format!("{:.3}", measures.calibration.ece_of_right_scores),
+            match figures.level {
+                // Labels of one face's crops don't fall independently.
+                Level::Image => String::new(),
+                _ => format!("{:.3}", measures.calibration.ece_of_right_scores),
+            },
         ]
     };
     let rows: Vec<_> = (evaluation.levels.iter())
