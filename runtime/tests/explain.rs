@@ -52,7 +52,7 @@ fn the_parts_of_a_network_give_its_logits() {
     }
 }
 
-/// What a corner of the picture changes, changes the map there, and nowhere as much: x is x and y is y.
+/// What a patch in a corner changes of the map pulls to that corner: x is x and y is y.
 #[test]
 fn a_map_lies_on_its_crop() {
     let engine = Engine::default();
