@@ -26,8 +26,9 @@ pub fn retouched(face: Face<'_>, strength: f32, rng: &mut ChaCha8Rng) -> RgbImag
     mixed(&skin, face.picture, &mask)
 }
 
-/// The guided filter of each channel with itself as guide: in a window of 2 `radius_px` + 1, variation well under `sigma` levels goes
-/// and edges well over it stay. He, Sun and Tang, "Guided Image Filtering" (2013). Windows end at the picture's edge.
+/// The guided filter of each channel with itself as guide: in a window of 2 `radius_px` + 1, variation well under `sigma`
+/// levels goes and edges well over it stay. He, Sun and Tang, "Guided Image Filtering" (2013). Windows end at the picture's
+/// edge.
 pub fn smoothed(picture: &RgbImage, radius_px: u8, sigma: f32) -> RgbImage {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let (radius, epsilon) = (usize::from(radius_px), f64::from(sigma).powi(2).max(1e-6));

@@ -1,6 +1,6 @@
 //! `trainer-bridge evaluate`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use super::baseline;
+use super::beside::{Beside, DATA, data_in_words};
 use super::bootstrap::N_RESAMPLES;
 use super::calibrate::Aim;
 use super::calibration_file::{CALIBRATION_FILE, CalibrationFile};
@@ -133,11 +134,6 @@ impl Part {
     }
 }
 
-/// What the report says it was measured on.
-const DATA: &str = "Data";
-/// Whose predictions stand beside the run's.
-const BESIDE: &str = "Predictions of the other half";
-
 /// Name of all figures in a report's folder.
 pub const METRICS_FILE: &str = "metrics.json";
 
@@ -185,8 +181,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     fs::create_dir_all(&args.out).with_context(|| format!("{}: creating", args.out.display()))?;
     let folders = folders(&args.data)?;
     let beside = match &args.beside {
-        Some(file) => in_part(prediction::read(file)?, args.split, file)?,
-        None => Vec::new(),
+        Some(file) => {
+            let predictions = in_part(prediction::read(file)?, args.split, file)?;
+            Some(Beside { file: file.clone(), predictions })
+        }
+        None => None,
     };
     let (mut runs, mut about) = match (&args.run, &args.predictions) {
         (Some(folder), None) => measured_by_network(args, folder, &folders)?,
@@ -194,11 +193,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         _ => bail!("expected a run's folder or --predictions, found both or none"),
     };
     let n_own = runs[0].predictions.len();
-    if let Some(file) = &args.beside {
-        add_beside(&mut runs[0].predictions, beside, file)?;
-        about.retain(|(name, _)| name != DATA);
-        about.push((DATA.to_owned(), data_in_words(&runs[0].predictions)));
-        about.push((BESIDE.to_owned(), format!("{}, SHA-256 {}", folder_and_file(file), sha256(file)?)));
+    if let Some(beside) = beside {
+        beside.join(&mut runs[0].predictions, &mut about)?;
     }
     runs.extend(others);
     let aim = Aim {
@@ -255,20 +251,6 @@ fn in_part(predictions: Vec<Prediction>, part: Part, file: &Path) -> anyhow::Res
     let kept: Vec<Prediction> = predictions.into_iter().filter(|p| part.holds(p.split)).collect();
     ensure!(!kept.is_empty(), "{}: expected crops of the {part:?} split, found none", file.display());
     Ok(kept)
-}
-
-/// Adds what another network says of other groups.
-fn add_beside(own: &mut Vec<Prediction>, others: Vec<Prediction>, file: &Path) -> anyhow::Result<()> {
-    let groups: BTreeSet<&str> = own.iter().map(|prediction| prediction.group.as_str()).collect();
-    if let Some(both) = others.iter().find(|other| groups.contains(other.group.as_str())) {
-        bail!(
-            "{}: expected predictions of groups that the run isn't measured on, found group {}",
-            file.display(),
-            both.group
-        );
-    }
-    own.extend(others);
-    Ok(())
 }
 
 fn measured_before(args: &Args, file: &Path) -> anyhow::Result<(Vec<Run>, About)> {
@@ -342,20 +324,6 @@ fn crops(args: &Args, folders: &BTreeMap<String, PathBuf>) -> anyhow::Result<(Ve
     ensure!(!measured.is_empty(), "--data: expected crops of the {:?} split, found none", args.split);
     ensure!(!args.baselines || !train.is_empty(), "--data: expected crops of the train split, found none");
     Ok((measured, train))
-}
-
-/// The last two names of a path, which say enough without naming a machine's folders.
-fn folder_and_file(path: &Path) -> String {
-    let names: Vec<_> = path.iter().map(|name| name.to_string_lossy()).collect();
-    names[names.len().saturating_sub(2)..].join("/")
-}
-
-fn data_in_words(predictions: &[Prediction]) -> String {
-    let mut n_of = BTreeMap::<&str, usize>::new();
-    for prediction in predictions {
-        *n_of.entry(&prediction.dataset).or_default() += 1;
-    }
-    n_of.iter().map(|(name, n)| format!("{name} ({n} crops)")).collect::<Vec<_>>().join(", ")
 }
 
 /// Reads crops through networks.

@@ -1,6 +1,7 @@
 //! Predictions in, an honest report out: figures with intervals, a calibration, baselines, one HTML page.
 
 pub mod baseline;
+mod beside;
 pub mod bootstrap;
 pub mod breakdown;
 pub mod calibrate;
