@@ -14,7 +14,6 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::pseudo::{Face, Pseudo, self_blended, swapped, unlikeness};
-use super::retouch::retouched;
 use super::sheet::Sheet;
 use super::{Augmenter, Chance, Settings, call};
 use crate::landmarks::{Landmarker, Landmarks};
@@ -82,9 +81,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         ChaCha8Rng::seed_from_u64(args.seed.wrapping_mul(1 << 20).wrapping_add((row << 10) + column))
     };
     sheet.row("as it is", crops.iter().map(|crop| crop.picture.clone()));
-    let smooth =
-        crops.iter().zip(0..).map(|(crop, column)| retouched(crop.face(), 1.0, &mut rng(50, column)));
-    sheet.row("retouched", smooth);
     for ((name, settings), row) in kinds().iter().zip(0..) {
         let augmenter = Augmenter::new(settings)?;
         let shown = crops.iter().zip(0..).map(|(crop, column)| {
@@ -198,9 +194,6 @@ pub fn run_bench(args: &BenchArgs) -> anyhow::Result<()> {
             call::sent(&crop.picture, video);
         });
     }
-    time("retouched", &mut |crop, rng| {
-        retouched(crop.face(), 1.0, rng);
-    });
     time("self-blended", &mut |crop, rng| {
         self_blended(crop.face(), rng);
     });

@@ -7,7 +7,6 @@ pub mod geometry;
 pub mod mask;
 pub mod pseudo;
 pub mod region;
-pub mod retouch;
 mod settings;
 mod sheet;
 pub mod tone;
@@ -21,7 +20,6 @@ pub use self::settings::{CallSettings, Chance, REFERENCE_PX, Settings, SettingsE
 use self::call::Call;
 use self::geometry::Geometry;
 use self::mask::Shown;
-use self::pseudo::Face;
 use crate::landmarks::Landmarks;
 
 /// What one picture will go through; [`Augmenter::draw`] chooses it, so that two pictures can go through the same.
@@ -69,13 +67,6 @@ impl Augmenter {
         rng: &mut ChaCha8Rng,
     ) -> RgbImage {
         self.draw(rng).apply(picture, landmarks, size_px)
-    }
-
-    /// `face` with its skin smoothed, where that falls to it; without a chance of it nothing is drawn from `rng`.
-    pub fn retouched(&self, face: Face<'_>, rng: &mut ChaCha8Rng) -> Option<RgbImage> {
-        let chance = &self.settings.retouch;
-        let strength = if chance.p > 0.0 { drawn(chance, rng) } else { None };
-        strength.map(|strength| retouch::retouched(face, strength, rng))
     }
 
     /// Chooses what a picture goes through.

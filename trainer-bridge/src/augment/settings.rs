@@ -38,8 +38,6 @@ pub struct Settings {
     pub mask_radius_px: Chance,
     /// Most dilations of the mask, at least 1.
     pub mask_most_dilations: u8,
-    /// How much a face's skin is smoothed before anything else happens to it, real and fake alike; not the paper's.
-    pub retouch: Chance,
     /// What a video call does to a face; not the paper's, and off by default.
     pub call: CallSettings,
 }
@@ -105,7 +103,6 @@ impl Settings {
             jpeg_quality: chance(0.35, 65.0, 100.0),
             mask_radius_px: chance(0.33, 10.0, 60.0),
             mask_most_dilations: 3,
-            retouch: chance(0.0, 0.3, 1.0),
             call: CallSettings::default(),
         }
     }
@@ -153,7 +150,6 @@ impl Settings {
             ("blur_px", &self.blur_px, 0.0, 30.0, "least and most within 0..=30"),
             ("jpeg_quality", &self.jpeg_quality, 1.0, 100.0, "least and most within 1..=100"),
             ("mask_radius_px", &self.mask_radius_px, 0.0, 300.0, "least and most within 0..=300"),
-            ("retouch", &self.retouch, 0.0, 1.0, "least and most within 0..=1"),
             ("call.rescale", &self.call.rescale, 0.1, 1.0, "least and most within .1..=1"),
             ("call.crf", &self.call.crf, 10.0, 51.0, "least and most within 10..=51"),
         ];

@@ -239,15 +239,15 @@ impl Dataset {
         [mut real_rng, mut fake_rng]: [ChaCha8Rng; 2],
     ) -> Result<[RgbImage; 2], LoadError> {
         let real = &self.crops[self.training[pair.real]];
+        let real_picture = self.picture(self.training[pair.real])?;
         let (real_plan, fake_plan) = (self.augmenter.draw(&mut real_rng), self.augmenter.draw(&mut fake_rng));
-        let real_picture = self.retouched(self.training[pair.real], &mut real_rng)?;
         let landmarks = real.landmarks.as_ref();
         let finish = |picture: &RgbImage| real_plan.apply(picture, landmarks, self.size_px);
         let fake = match (pair.fake, landmarks) {
             (Fake::Crop(idx), _) => {
                 let crop_idx = self.training[idx];
                 let landmarks = self.crops[crop_idx].landmarks.as_ref();
-                fake_plan.apply(&*self.retouched(crop_idx, &mut fake_rng)?, landmarks, self.size_px)
+                fake_plan.apply(&*self.picture(crop_idx)?, landmarks, self.size_px)
             }
             (Fake::SelfBlended, Some(landmarks)) => {
                 let face = Face { picture: &real_picture, landmarks };
@@ -268,15 +268,6 @@ impl Dataset {
             (_, None) => unreachable!("only crops with landmarks become pseudo-fakes"),
         };
         Ok([finish(&real_picture), fake])
-    }
-
-    /// A crop, its skin smoothed where the recipe has that fall to it.
-    fn retouched(&self, crop_idx: usize, rng: &mut ChaCha8Rng) -> Result<Arc<RgbImage>, LoadError> {
-        let picture = self.picture(crop_idx)?;
-        let face =
-            self.crops[crop_idx].landmarks.as_ref().map(|landmarks| Face { picture: &picture, landmarks });
-        let retouched = face.and_then(|face| self.augmenter.retouched(face, rng));
-        Ok(retouched.map_or(picture, Arc::new))
     }
 
     /// The face most like `landmarks` among some real training crops of other groups; `None` where there is none.
@@ -333,7 +324,7 @@ impl Dataset {
 /// Landmarks of `rows` as far as the recipe needs them: masks are drawn round all training crops, pseudo-fakes made of
 /// real ones.
 fn landmarks_of(config: &Config, data: &Data, rows: &[Row]) -> Result<Vec<Option<Landmarks>>, LandmarkError> {
-    let has_masks = config.augment.mask_radius_px.p > 0.0 || config.augment.retouch.p > 0.0;
+    let has_masks = config.augment.mask_radius_px.p > 0.0;
     let has_pseudo = data.pseudo && config.sampler.pseudo_share > 0.0;
     let is_needed = |row: &Row| match row.split {
         Split::Train => data.weight > 0.0 && (has_masks || has_pseudo && row.label == Label::Real),
