@@ -240,6 +240,35 @@ fn a_calibration_is_written_and_read_again() {
 }
 
 #[test]
+fn conditions_and_methods_are_all_that_is_measured() {
+    let scratch = tempfile::tempdir().unwrap();
+    let rows = prediction::read(Path::new(&golden())).unwrap();
+    let fake = rows.iter().find(|row| row.is_fake()).unwrap();
+    let (condition, method) = (fake.condition.clone(), fake.method.clone());
+    let kept = |row: &&prediction::Prediction| {
+        row.split == Split::Validation
+            && row.condition == condition
+            && (!row.is_fake() || row.method == method)
+    };
+    let [n_real, n_fake] =
+        [false, true].map(|is_fake| rows.iter().filter(kept).filter(|row| row.is_fake() == is_fake).count());
+    let n_all = rows.iter().filter(|row| row.split == Split::Validation && row.is_fake()).count();
+    assert!(n_real > 0 && n_fake > 0 && n_fake < n_all, "the golden has other conditions or methods");
+    let out = scratch.path().join("out");
+    let golden = golden();
+    let only =
+        ["--predictions", &golden, "--conditions", &condition, "--methods", &method, "--resamples", "100"];
+    assert_done(&evaluate(&[&only[..], &["--out", out.to_str().unwrap()]].concat()));
+    let metrics = json(&out.join("metrics.json"));
+    let figures = &metrics["levels"][0]["as_trained"];
+    assert_eq!([&figures["n_real"], &figures["n_fake"]], [n_real, n_fake], "{figures}");
+    assert!(
+        metrics["about"]["Split"].as_str().unwrap().ends_with(&format!("only methods {method}")),
+        "{metrics}"
+    );
+}
+
+#[test]
 fn two_halves_choose_what_the_whole_does() {
     let scratch = tempfile::tempdir().unwrap();
     let path = |name: &str| scratch.path().join(name).to_str().unwrap().to_owned();
@@ -308,7 +337,7 @@ fn what_is_wrong_is_named() {
         assert!(named.iter().all(|name| error.contains(name)), "{arguments:?}: {error}");
     };
     refused(&["--predictions", "none.csv", "--out", out], &["none.csv", "opening"]);
-    refused(&["--predictions", &golden, "--split", "train", "--out", out], &["Train split", "found none"]);
+    refused(&["--predictions", &golden, "--split", "train", "--out", out], &["train (", "found none"]);
     refused(&["none", "--data", "none", "--out", out], &["none", "opening"]);
     refused(&["--predictions", &golden, "--false-alarms", "2", "--out", out], &["0.000001 to 0.5"]);
     refused(&["--predictions", &golden, "--compare", "other", "--out", out], &["NAME=FILE"]);

@@ -1,28 +1,23 @@
 //! The other half of a two-fold cross-validation: what a second network says of the groups that the first one learnt from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::bail;
 
 use super::prediction::Prediction;
-use super::report::About;
+use super::report::{About, OTHER_HALF};
 use crate::train::folder::sha256;
 
-/// What the report says it was measured on.
-pub(super) const DATA: &str = "Data";
-/// Whose predictions stand beside the run's.
-const BESIDE: &str = "Predictions of the other half";
-
 /// Predictions of the second network, and their file.
-pub(super) struct Beside {
+pub(super) struct Beside<'a> {
     /// Where they are from.
-    pub(super) file: PathBuf,
+    pub(super) file: &'a Path,
     /// Of groups that the first network isn't measured on.
     pub(super) predictions: Vec<Prediction>,
 }
 
-impl Beside {
+impl Beside<'_> {
     /// Adds them to the first network's, and to what the report says of itself.
     ///
     /// # Errors
@@ -38,9 +33,8 @@ impl Beside {
             );
         }
         own.extend(predictions);
-        about.retain(|(name, _)| name != DATA);
-        about.push((DATA.to_owned(), data_in_words(own)));
-        about.push((BESIDE.to_owned(), format!("{}, SHA-256 {}", folder_and_file(&file), sha256(&file)?)));
+        let found = format!("{}, SHA-256 {}", folder_and_file(file), sha256(file)?);
+        about.push((OTHER_HALF.to_owned(), found));
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 use candor::engine::{self, Engine};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use image::RgbImage;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use tch::nn::VarStore;
 use tch::{Device, Tensor};
 
 use super::baseline;
-use super::beside::{Beside, DATA, data_in_words};
+use super::beside::{Beside, data_in_words};
 use super::bootstrap::N_RESAMPLES;
 use super::calibrate::Aim;
 use super::calibration_file::{CALIBRATION_FILE, CalibrationFile};
@@ -25,9 +25,10 @@ use super::evaluation::{Calibrated, Evaluation, Settings, evaluate};
 use super::network::{Batches, Classifier, Crop, run as run_crops};
 use super::prediction::{self, Prediction};
 use super::report::{self, About, Maps, Mistakes};
+use super::selection::{Part, Selection};
 use crate::explain::Subject;
 use crate::files;
-use crate::manifest::{self, Split};
+use crate::manifest;
 use crate::model::{Network, Spec, input, weights};
 use crate::train::device;
 use crate::train::folder::sha256;
@@ -45,9 +46,8 @@ pub struct Args {
     /// Folder of a dataset; with --predictions only to show pictures
     #[arg(long, value_name = "DATASET", num_args = 1.., required_unless_present = "predictions")]
     data: Vec<PathBuf>,
-    /// Which crops are measured
-    #[arg(long, value_enum, default_value_t = Part::Validation)]
-    split: Part,
+    #[command(flatten)]
+    selection: Selection,
     /// Measure these predictions instead of running a network
     #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "baselines", "imagenet"])]
     predictions: Option<PathBuf>,
@@ -106,34 +106,6 @@ pub struct Args {
     out: PathBuf,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
-    /// What thresholds and reports are for.
-    Validation,
-    /// What weights learnt from: figures flatter the network.
-    Train,
-    /// Both.
-    All,
-}
-
-impl Part {
-    fn holds(self, split: Split) -> bool {
-        match self {
-            Part::Validation => split == Split::Validation,
-            Part::Train => split == Split::Train,
-            Part::All => true,
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Part::Validation => "validation",
-            Part::Train => "train (the network learnt from it: figures flatter it)",
-            Part::All => "train and validation (the network learnt from a part: figures flatter it)",
-        }
-    }
-}
-
 /// Name of all figures in a report's folder.
 pub const METRICS_FILE: &str = "metrics.json";
 
@@ -174,17 +146,15 @@ fn n_resamples(text: &str) -> Result<usize, String> {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let given = args.calibration.as_deref().map(CalibrationFile::read).transpose()?;
     let given = given.map(|file| (file.score, file.thresholds));
-    let others = args.compare.iter().map(|(name, file)| {
-        Ok(Run { name: name.clone(), predictions: in_part(prediction::read(file)?, args.split, file)? })
-    });
+    let others = args
+        .compare
+        .iter()
+        .map(|(name, file)| Ok(Run { name: name.clone(), predictions: args.selection.read(file)? }));
     let others = others.collect::<anyhow::Result<Vec<Run>>>()?;
     fs::create_dir_all(&args.out).with_context(|| format!("{}: creating", args.out.display()))?;
     let folders = folders(&args.data)?;
     let beside = match &args.beside {
-        Some(file) => {
-            let predictions = in_part(prediction::read(file)?, args.split, file)?;
-            Some(Beside { file: file.clone(), predictions })
-        }
+        Some(file) => Some(Beside { file, predictions: args.selection.read(file)? }),
         None => None,
     };
     let (mut runs, mut about) = match (&args.run, &args.predictions) {
@@ -196,6 +166,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(beside) = beside {
         beside.join(&mut runs[0].predictions, &mut about)?;
     }
+    about.push((report::DATA.to_owned(), data_in_words(&runs[0].predictions)));
     runs.extend(others);
     let aim = Aim {
         false_alarms: args.false_alarms,
@@ -247,19 +218,12 @@ fn folder_name(folder: &Path) -> anyhow::Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn in_part(predictions: Vec<Prediction>, part: Part, file: &Path) -> anyhow::Result<Vec<Prediction>> {
-    let kept: Vec<Prediction> = predictions.into_iter().filter(|p| part.holds(p.split)).collect();
-    ensure!(!kept.is_empty(), "{}: expected crops of the {part:?} split, found none", file.display());
-    Ok(kept)
-}
-
 fn measured_before(args: &Args, file: &Path) -> anyhow::Result<(Vec<Run>, About)> {
-    let predictions = in_part(prediction::read(file)?, args.split, file)?;
+    let predictions = args.selection.read(file)?;
     let name = args.name.clone().unwrap_or_else(|| file.display().to_string());
     let about = vec![
         ("Predictions".to_owned(), file.display().to_string()),
-        (DATA.to_owned(), data_in_words(&predictions)),
-        ("Split".to_owned(), args.split.words().to_owned()),
+        ("Split".to_owned(), args.selection.words()),
         ("Terms".to_owned(), args.terms.clone()),
     ];
     Ok((vec![Run { name, predictions }], about))
@@ -294,8 +258,7 @@ fn measured_by_network(
         ("Run".to_owned(), folder.display().to_string()),
         ("Network".to_owned(), classifier.words()),
         (report::WEIGHTS.to_owned(), sha256(&Classifier::file(folder))?),
-        (DATA.to_owned(), data_in_words(&predictions)),
-        ("Split".to_owned(), args.split.words().to_owned()),
+        ("Split".to_owned(), args.selection.words()),
         ("Terms".to_owned(), args.terms.clone()),
     ];
     let name = match &args.name {
@@ -311,17 +274,20 @@ fn measured_by_network(
 
 /// The crops to measure, and those that baselines learn from.
 fn crops(args: &Args, folders: &BTreeMap<String, PathBuf>) -> anyhow::Result<(Vec<Crop>, Vec<Crop>)> {
-    let is_possible = !args.baselines || args.split == Part::Validation;
+    let is_possible = !args.baselines || args.selection.split == Part::Validation;
     ensure!(is_possible, "--baselines learn from the train split: expected --split validation with them");
     let (mut measured, mut train) = (Vec::new(), Vec::new());
     for (name, folder) in folders {
         for row in manifest::read(folder)? {
             let path = folder.join(&row.crop);
-            let part = if args.split.holds(row.split) { &mut measured } else { &mut train };
-            part.push(Crop { dataset: name.clone(), path, row });
+            let is_measured = args.selection.holds(row.split, row.label, &row.condition, &row.method);
+            if is_measured || !args.selection.split.holds(row.split) {
+                let part = if is_measured { &mut measured } else { &mut train };
+                part.push(Crop { dataset: name.clone(), path, row });
+            }
         }
     }
-    ensure!(!measured.is_empty(), "--data: expected crops of the {:?} split, found none", args.split);
+    ensure!(!measured.is_empty(), "--data: expected crops of {}, found none", args.selection.words());
     ensure!(!args.baselines || !train.is_empty(), "--data: expected crops of the train split, found none");
     Ok((measured, train))
 }

@@ -18,3 +18,4 @@ pub mod network;
 pub mod prediction;
 pub mod report;
 pub mod roc;
+pub mod selection;

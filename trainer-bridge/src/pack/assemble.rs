@@ -120,9 +120,9 @@ fn quality(metrics: &Value, chosen_on: Value) -> Value {
     };
     let levels = metrics["levels"].as_array().map_or(&[][..], Vec::as_slice);
     json!({
-        "data": metrics["about"]["Data"],
+        "data": metrics["about"][report::DATA],
         // Null where the figures are this network's alone.
-        "predictions_of_the_other_half": metrics["about"]["Predictions of the other half"],
+        "predictions_of_the_other_half": metrics["about"][report::OTHER_HALF],
         "split": metrics["about"]["Split"],
         "levels": levels.iter().map(level).collect::<serde_json::Map<String, Value>>(),
         "thresholds_chosen_on": chosen_on,

@@ -17,7 +17,8 @@ const N_ROUNDS: usize = 3;
 /// Two rates that differ by less than this share bound a training alike.
 const ALIKE: f64 = 0.1;
 
-/// Times `n_steps` of the network, as many of the loader or [`N_ROUNDS`] a thread, and both together; prints pictures a second.
+/// Times `n_steps` of the network, as many of the loader or [`N_ROUNDS`] a thread, and both together; prints pictures a
+/// second.
 pub(super) fn run(config: &Config, device: Device, n_steps: usize) -> anyhow::Result<()> {
     let dataset = Arc::new(Dataset::open(config)?);
     let sampler = setup::sampler(config, &dataset)?;

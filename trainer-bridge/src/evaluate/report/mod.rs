@@ -20,6 +20,10 @@ pub use mistakes::{Mistake, Mistakes};
 pub const FILE: &str = "report.html";
 /// What the page and `metrics.json` call the digest of the measured network's file.
 pub const WEIGHTS: &str = "Weights, SHA-256";
+/// What [`About`] calls the datasets that were measured, each with its number of crops.
+pub const DATA: &str = "Data";
+/// What [`About`] calls the file of a second network's predictions, and its SHA-256.
+pub const OTHER_HALF: &str = "Predictions of the other half";
 
 const STYLE: &str = include_str!("style.css");
 
