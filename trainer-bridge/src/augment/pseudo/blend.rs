@@ -64,20 +64,14 @@ pub fn membrane(values: &mut [[f32; 3]], is_inside: &[bool], width: usize) {
         let mean = outside.fold([0.0; 3], |sum, (v, _)| [0, 1, 2].map(|k| sum[k] + v[k] / n));
         values.iter_mut().zip(is_inside).filter(|(_, inside)| **inside).for_each(|(v, _)| *v = mean);
     }
-    // Pixels that have all four neighbours take a shorter way.
-    let is_edge = |idx: usize| {
-        let (x, y) = (idx % width, idx / width);
-        x == 0 || x + 1 == width || y == 0 || y + 1 == height
-    };
-    let inside = (0..values.len()).filter(|idx| is_inside[*idx]);
-    let (edge, inner): (Vec<usize>, Vec<usize>) = inside.partition(|idx| is_edge(*idx));
+    let inside: Vec<usize> = (0..values.len()).filter(|idx| is_inside[*idx]).collect();
     for _ in 0..N_SWEEPS {
-        edge.iter().for_each(|idx| relax_edge(values, *idx, width, height));
-        inner.iter().for_each(|idx| relax_inner(values, *idx, width));
+        inside.iter().for_each(|idx| relax(values, *idx, width, height));
     }
 }
 
-fn relax_edge(values: &mut [[f32; 3]], idx: usize, width: usize, height: usize) {
+#[inline]
+fn relax(values: &mut [[f32; 3]], idx: usize, width: usize, height: usize) {
     let (x, y) = (idx % width, idx / width);
     let (mut sum, mut n) = ([0.0; 3], 0.0);
     let mut add = |is_there: bool, at: usize| {
@@ -90,22 +84,8 @@ fn relax_edge(values: &mut [[f32; 3]], idx: usize, width: usize, height: usize) 
     add(x + 1 < width, idx + 1);
     add(y > 0, idx.wrapping_sub(width));
     add(y + 1 < height, idx + width);
-    relaxed(&mut values[idx], sum.map(|v| v / n));
-}
-
-#[inline]
-fn relax_inner(values: &mut [[f32; 3]], idx: usize, width: usize) {
-    let (up, down) = (values[idx - width], values[idx + width]);
-    let (left, right) = (values[idx - 1], values[idx + 1]);
-    let mean = |k: usize| (left[k] + right[k] + up[k] + down[k]) * 0.25;
-    relaxed(&mut values[idx], [mean(0), mean(1), mean(2)]);
-}
-
-#[inline]
-fn relaxed(value: &mut [f32; 3], mean: [f32; 3]) {
-    for (value, mean) in value.iter_mut().zip(mean) {
-        *value += RELAXATION * (mean - *value);
-    }
+    let own = values[idx];
+    values[idx] = [0, 1, 2].map(|k| own[k] + RELAXATION * (sum[k] / n - own[k]));
 }
 
 /// Sets the values inside to those of the same problem at half the size. A coarse cell is inside when all of its pixels

@@ -1,7 +1,5 @@
 //! Colours and sharpness: matched to another picture, or changed at random.
 
-use std::sync::LazyLock;
-
 use fast_image_resize::FilterType;
 use image::RgbImage;
 use rand::Rng;
@@ -23,29 +21,12 @@ const TO_RGB: [[f32; 3]; 3] = [
     [0.055_643, -0.204_026, 1.057_225],
 ];
 
-/// The linear value of each byte of sRGB.
-static LINEAR: LazyLock<[f32; 256]> = LazyLock::new(|| {
-    std::array::from_fn(|byte| {
-        let v = byte as f32 / 255.0;
-        if v <= 0.040_45 { v / 12.92 } else { ((v + 0.055) / 1.055).powf(2.4) }
-    })
-});
-
-/// Steps of [`SRGB`], of which even the narrowest bytes, those next to 0, take more than one.
-const N_SRGB: usize = 1 << 13;
-
-/// The byte of sRGB of each linear value in 0..=1.
-static SRGB: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let encoded = |step: usize| {
-        let v = step as f32 / N_SRGB as f32;
-        to_byte(255.0 * if v <= 0.003_130_8 { 12.92 * v } else { 1.055 * v.powf(1.0 / 2.4) - 0.055 })
-    };
-    (0..=N_SRGB).map(encoded).collect()
-});
-
 /// sRGB bytes as L*a*b*.
 pub fn to_lab(rgb: [u8; 3]) -> Lab {
-    let linear = rgb.map(|byte| LINEAR[usize::from(byte)]);
+    let linear = rgb.map(|byte| {
+        let v = f32::from(byte) / 255.0;
+        if v <= 0.040_45 { v / 12.92 } else { ((v + 0.055) / 1.055).powf(2.4) }
+    });
     let [x, y, z] = [0, 1, 2].map(|k| {
         let t = dot(TO_XYZ[k], linear) / WHITE[k];
         if t > 216.0 / 24_389.0 { t.cbrt() } else { (24_389.0 / 27.0 * t + 16.0) / 116.0 }
@@ -63,7 +44,8 @@ fn to_rgb([l, a, b]: Lab) -> [u8; 3] {
     });
     [0, 1, 2].map(|k| {
         let v = dot(TO_RGB[k], xyz).clamp(0.0, 1.0);
-        SRGB[to_index(v * N_SRGB as f32)]
+        let v = if v <= 0.003_130_8 { 12.92 * v } else { 1.055 * v.powf(1.0 / 2.4) - 0.055 };
+        to_byte(v * 255.0)
     })
 }
 
@@ -78,11 +60,6 @@ fn dot(a: [f32; 3], b: [f32; 3]) -> f32 {
 )]
 pub(super) fn to_byte(value: f32) -> u8 {
     value.round() as u8
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the caller clamps it to 0..")]
-fn to_index(value: f32) -> usize {
-    (value + 0.5) as usize
 }
 
 /// Gives `picture`, where `mask` isn't 0, the mean and spread of L*, a* and b* that `like` has there, by `strength`,
