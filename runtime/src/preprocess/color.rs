@@ -1,9 +1,9 @@
 //! Y'CbCr and grey frames to upright RGB.
 
 use image::RgbImage;
-use yuv::{YuvPlanarImage, YuvRange, YuvStandardMatrix};
 
-use crate::frame::{ColorMatrix, ColorRange, Frame, PixelFormat, Plane, Rotation};
+use super::ycbcr;
+use crate::frame::{ColorRange, Frame, PixelFormat, Rotation};
 
 /// Rows that are converted before they are turned: even, because 4:2:0 shares chroma between two rows,
 /// and few enough that they stay in a small cache.
@@ -84,18 +84,6 @@ fn check_planes(frame: &Frame) -> Result<(), ColorError> {
 
 /// Converts rows `first_row..first_row + n_rows` into `out`, tightly packed; `first_row` is even.
 fn convert_rows(frame: &Frame, first_row: usize, n_rows: usize, out: &mut [u8]) -> Result<(), ColorError> {
-    let matrix = match frame.matrix {
-        ColorMatrix::Bt601 => YuvStandardMatrix::Bt601,
-        ColorMatrix::Bt709 => YuvStandardMatrix::Bt709,
-        ColorMatrix::Bt2020 => YuvStandardMatrix::Bt2020,
-    };
-    let range = match frame.range {
-        ColorRange::Limited => YuvRange::Limited,
-        ColorRange::Full => YuvRange::Full,
-    };
-    let width = frame.width_px;
-    let (height, out_stride) = (to_u32(n_rows), width * 3);
-    let chroma_row = if frame.format == PixelFormat::I420 { first_row / 2 } else { first_row };
     let converted = match (frame.format, &frame.planes[..]) {
         (PixelFormat::Rgb24, [plane]) => {
             let row_bytes = frame.width_px as usize * 3;
@@ -108,23 +96,12 @@ fn convert_rows(frame: &Frame, first_row: usize, n_rows: usize, out: &mut [u8]) 
         (PixelFormat::Gray, [y]) => {
             let rows = y.samples[first_row * y.stride_bytes..].chunks(y.stride_bytes);
             let levels = gray_levels(frame.range);
-            for (to, from) in out.chunks_exact_mut(width as usize * 3).zip(rows) {
+            for (to, from) in out.chunks_exact_mut(frame.width_px as usize * 3).zip(rows) {
                 to.chunks_exact_mut(3).zip(from).for_each(|(to, luma)| to.fill(levels[usize::from(*luma)]));
             }
             Ok(())
         }
-        (_, [y, u, v]) => {
-            let (y_plane, y_stride) = rows_from(y, first_row);
-            let (u_plane, u_stride) = rows_from(u, chroma_row);
-            let (v_plane, v_stride) = rows_from(v, chroma_row);
-            let planar =
-                YuvPlanarImage { y_plane, y_stride, u_plane, u_stride, v_plane, v_stride, width, height };
-            match frame.format {
-                PixelFormat::I420 => yuv::yuv420_to_rgb(&planar, out, out_stride, range, matrix),
-                PixelFormat::I422 => yuv::yuv422_to_rgb(&planar, out, out_stride, range, matrix),
-                _ => yuv::yuv444_to_rgb(&planar, out, out_stride, range, matrix),
-            }
-        }
+        (_, [y, u, v]) => ycbcr::convert_rows(frame, [y, u, v], (first_row, n_rows), out),
         _ => Ok(()),
     };
     converted.map_err(|cause| ColorError {
@@ -143,15 +120,6 @@ fn gray_levels(range: ColorRange) -> [u8; 256] {
         };
         u8::try_from(level).unwrap_or(u8::MAX)
     })
-}
-
-fn rows_from(plane: &Plane, first_row: usize) -> (&[u8], u32) {
-    (&plane.samples[first_row * plane.stride_bytes..], to_u32(plane.stride_bytes))
-}
-
-/// Sizes were checked to fit.
-fn to_u32(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Writes `strip`, the stored rows from `first_row` on, to where they stand in the upright picture.

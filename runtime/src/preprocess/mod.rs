@@ -4,3 +4,4 @@ pub mod appearance;
 pub mod color;
 pub mod crop;
 pub mod scene;
+mod ycbcr;
