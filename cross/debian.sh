@@ -2,13 +2,14 @@
 # set `cache`, a folder of its own, and runs with `set -euo pipefail`.
 # shellcheck shell=bash disable=SC2154
 
-# The machine's own apt needs to know nothing of arm64, so lists of packages are kept in a private place.
+# The machine's own apt needs to know nothing of ARM, so lists of packages are kept in a private place. $1: the other
+# architecture; arm64 without it. Never both: a mirror whose lists fail for one would take the other's with it.
 apt_begin() {
     command -v apt-get >/dev/null || { echo "$0: no apt-get on this machine" >&2; return 1; }
     apt=$cache/apt
     mkdir -p "$apt/lists/partial" "$apt/archives/partial"
     cat >"$apt/apt.conf" <<CONF
-APT::Architectures { "amd64"; "arm64"; };
+APT::Architectures { "amd64"; "${1:-arm64}"; };
 APT::Sandbox::User "";
 Acquire::Languages "none";
 Debug::NoLocking "1";
