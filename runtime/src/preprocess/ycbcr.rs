@@ -203,7 +203,7 @@ mod tests {
     fn shared_chroma_and_odd_sizes_give_the_bytes_of_vectors() {
         for format in [PixelFormat::I420, PixelFormat::I422, PixelFormat::I444] {
             for (width_px, height_px) in [1, 2, 7, 16, 31, 33, 67].into_iter().zip([1, 2, 3, 5, 4, 7, 9]) {
-                let samples = |n: usize| (0..n).map(|i| (i * 89 % 256) as u8).collect();
+                let samples = |n: usize| (0..n).map(|i| u8::try_from(i * 89 % 256).unwrap()).collect();
                 let planes = format
                     .plane_sizes(width_px, height_px)
                     .into_iter()
