@@ -29,7 +29,7 @@ impl Kernels for Neon {
 
     fn pack_conv(&self, conv: &Conv) -> Packed {
         // [quad][row][step][channel][STEP], a row's last half step [channel][STEP / 2]
-        let order = ConvOrder { group: STEP / 2, is_signed: true };
+        let order = ConvOrder::<{ STEP / 2 }> { is_signed: true };
         order.pack(conv, |row_bytes, channel, row, byte| {
             let row_start = (channel / QUAD * conv.n_rows + row) * row_bytes * QUAD;
             let step_start = byte / STEP * STEP;

@@ -25,7 +25,7 @@ impl Kernels for NeonDotprod {
 
     fn pack_conv(&self, conv: &Conv) -> Packed {
         // [row][group][channel][GROUP]
-        let order = ConvOrder { group: GROUP, is_signed: true };
+        let order = ConvOrder::<GROUP> { is_signed: true };
         order.pack(conv, |row_bytes, channel, row, byte| (row * row_bytes + byte) * BLOCK + channel * GROUP)
     }
 

@@ -27,7 +27,7 @@ impl Kernels for NeonI8mm {
 
     fn pack_conv(&self, conv: &Conv) -> Packed {
         // [row][group][channel][GROUP]
-        let order = ConvOrder { group: GROUP, is_signed: false };
+        let order = ConvOrder::<GROUP> { is_signed: false };
         order.pack(conv, |row_bytes, channel, row, byte| (row * row_bytes + byte) * BLOCK + channel * GROUP)
     }
 

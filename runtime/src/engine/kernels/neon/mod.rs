@@ -223,27 +223,31 @@ fn quarters(numbers: &[i32], block: usize) -> Sums {
 }
 
 /// How an instruction set lays a convolution's weights.
-struct ConvOrder {
-    /// Bytes of a channel that lie side by side; a row is rounded up to whole groups.
-    group: usize,
+///
+/// `GROUP` bytes of a channel lie side by side; a row is rounded up to whole groups.
+struct ConvOrder<const GROUP: usize> {
     /// Whether bytes are [`signed`].
     is_signed: bool,
 }
 
-impl ConvOrder {
+impl<const GROUP: usize> ConvOrder<GROUP> {
     /// Packs `conv`; `place` gives a group's place in its block, from the packed row's bytes, the channel
     /// in the block, the row and the group's first byte in it.
     fn pack(&self, conv: &Conv, place: impl Fn(usize, usize, usize, usize) -> usize) -> Packed {
-        let row_bytes = conv.row_bytes.next_multiple_of(self.group);
+        let row_bytes = conv.row_bytes.next_multiple_of(GROUP);
         let n_blocks = conv.n_out.div_ceil(BLOCK);
         let block_bytes = BLOCK * conv.n_rows * row_bytes;
         let mut weights = Aligned::zeros(n_blocks * block_bytes);
         for (line, from) in conv.weights.chunks_exact(conv.row_bytes).enumerate() {
             let (channel, row) = (line / conv.n_rows, line % conv.n_rows);
             let block = &mut weights[channel / BLOCK * block_bytes..][..block_bytes];
-            for (at, group) in from.chunks(self.group).enumerate() {
-                let start = place(row_bytes, channel % BLOCK, row, at * self.group);
-                block[start..][..group.len()].copy_from_slice(group);
+            let place = |at| place(row_bytes, channel % BLOCK, row, at * GROUP);
+            let (groups, rest) = from.as_chunks::<GROUP>();
+            for (at, group) in groups.iter().enumerate() {
+                block[place(at)..][..GROUP].copy_from_slice(group);
+            }
+            if !rest.is_empty() {
+                block[place(groups.len())..][..rest.len()].copy_from_slice(rest);
             }
         }
         let taps = conv.n_rows * conv.row_bytes;
