@@ -17,6 +17,12 @@ eventually() {
 }
 no() { ! "$@"; }
 is_active() { [ "$(systemctl is-active candor)" = active ]; }
-says() { journalctl -u candor -o cat | grep -q "$1"; }
+# Of this start of the machine alone: the journal may hold others.
+says() { journalctl -b -u candor -o cat | grep -q "$1"; }
 main_pid() { systemctl show -p MainPID --value candor; }
 is_another() { [ "$(main_pid)" != "$1" ] && [ "$(main_pid)" != 0 ]; }
+# Whether a slot holds the model of slots.py in one of these states: "staged|trial".
+in_a_slot() {
+    candor slot status --json --config /etc/candor/candor.toml | tr -d ' \n' | sed 's/.*"slots"://' |
+        grep -qE "\"($1)\":\\{[^}]*\"version\":\"9\.0\.0\""
+}
