@@ -51,11 +51,17 @@ fn by_vectors(
         ColorRange::Full => YuvRange::Full,
     };
     let first_chroma_row = first_row / rows_sharing_chroma(frame.format);
-    let (y_plane, y_stride) = rows_from(y, first_row);
-    let (u_plane, u_stride) = rows_from(u, first_chroma_row);
-    let (v_plane, v_stride) = rows_from(v, first_chroma_row);
     let (width, height) = (frame.width_px, to_u32(n_rows));
-    let planar = YuvPlanarImage { y_plane, y_stride, u_plane, u_stride, v_plane, v_stride, width, height };
+    let planar = YuvPlanarImage {
+        y_plane: rows_from(y, first_row),
+        y_stride: to_u32(y.stride_bytes),
+        u_plane: rows_from(u, first_chroma_row),
+        u_stride: to_u32(u.stride_bytes),
+        v_plane: rows_from(v, first_chroma_row),
+        v_stride: to_u32(v.stride_bytes),
+        width,
+        height,
+    };
     match frame.format {
         PixelFormat::I420 => yuv::yuv420_to_rgb(&planar, rgb, width * 3, range, matrix),
         PixelFormat::I422 => yuv::yuv422_to_rgb(&planar, rgb, width * 3, range, matrix),
@@ -69,9 +75,8 @@ fn by_scalars(frame: &Frame, [y, u, v]: [&Plane; 3], (first_row, n_rows): (usize
     let n_down = rows_sharing_chroma(frame.format);
     let n_across = if frame.format == PixelFormat::I444 { 1 } else { 2 };
     for (row, rgb) in (first_row..first_row + n_rows).zip(rgb.chunks_exact_mut(width * 3)) {
-        let (luma, _) = rows_from(y, row);
-        let ((cb, _), (cr, _)) = (rows_from(u, row / n_down), rows_from(v, row / n_down));
-        conversion.row(&luma[..width], (cb, cr), n_across, rgb);
+        let luma = &rows_from(y, row)[..width];
+        conversion.row(luma, (rows_from(u, row / n_down), rows_from(v, row / n_down)), n_across, rgb);
     }
 }
 
@@ -79,8 +84,8 @@ fn rows_sharing_chroma(format: PixelFormat) -> usize {
     if format == PixelFormat::I420 { 2 } else { 1 }
 }
 
-fn rows_from(plane: &Plane, first_row: usize) -> (&[u8], u32) {
-    (&plane.samples[first_row * plane.stride_bytes..], to_u32(plane.stride_bytes))
+fn rows_from(plane: &Plane, first_row: usize) -> &[u8] {
+    &plane.samples[first_row * plane.stride_bytes..]
 }
 
 /// Sizes were checked to fit.
