@@ -84,19 +84,21 @@ def prepare_clip(job, file):
     return [json.loads(line) for line in lines]
 
 
-def boot(board, job, more=(), is_timed=True, timeout_s=1800):
+def boot(board, job, more=(), is_timed=True, kernel=("kernel", "initramfs"), arguments="", timeout_s=1800):
     """Runs /job/main on the board until it turns itself off; what its console showed.
 
     `is_timed` gives it a time of its own, in which an instruction is a nanosecond and waiting takes none. Not with a
-    disk: while the board waits for the disk of this machine, that time runs away.
+    disk: while the board waits for the disk of this machine, that time runs away. `kernel` names files of `board`, and
+    `arguments` are added to the kernel's.
     """
     command = [board / "qemu", "-M", "virt", "-cpu", "cortex-a72", "-m", "1024", "-nographic", "-nic", "none"]
-    command += ["-no-reboot", *(["-icount", "shift=0,sleep=off"] if is_timed else [])]
-    command += ["-kernel", board / "kernel", "-initrd", board / "initramfs", "-append", "console=ttyAMA0 quiet panic=-1"]
+    command += ["-no-reboot", *(["-icount", "shift=0,sleep=off"] if is_timed else ["-smp", "2"])]
+    command += ["-kernel", board / kernel[0], "-initrd", board / kernel[1]]
+    command += ["-append", f"console=ttyAMA0 quiet panic=-1 {arguments}"]
     command += ["-virtfs", f"local,path={job},mount_tag=job,security_model=none", *more]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired as late:
         shown = (late.stdout or b"").decode(errors="replace")
-        sys.exit(f"tests/board/run: the board runs for more than {timeout_s} s\n{shown}")
+        sys.exit(f"tests/board: the board runs for more than {timeout_s} s\n{shown}")
     return done.stdout + done.stderr
