@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use trainer_bridge::ingest::IngestError;
 use trainer_bridge::ingest::merge::check_no_leak;
 use trainer_bridge::manifest::{self, Label, Row, Split};
+use trainer_bridge::probe::facts::{self, OF_CROPS, Reader};
 
 fn clip() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/astronaut.mp4")
@@ -329,7 +330,7 @@ fn photos_are_reals_with_one_face_each() {
     let frame = source::open(&clip()).unwrap().next_frame().unwrap().unwrap();
     let mut picture = image::RgbImage::default();
     candor::preprocess::color::to_rgb_into(&frame, &mut picture).unwrap();
-    for name in ["x.png", "y.png"] {
+    for name in ["x.jpg", "y.png"] {
         picture.save(photos.join(name)).unwrap();
     }
     let out = path(&folder, "out");
@@ -337,12 +338,27 @@ fn photos_are_reals_with_one_face_each() {
     let rows = manifest::read(Path::new(&out)).unwrap();
     assert_eq!(
         rows.iter().map(|r| r.video.as_str()).collect::<Vec<_>>(),
-        ["people/ann/x.png", "people/ann/y.png"]
+        ["people/ann/x.jpg", "people/ann/y.png"]
     );
     assert!(rows.iter().all(|r| r.label == Label::Real && r.frame == 0 && r.confidence > 0.9));
     // They are alike, and each is a person of its own here: the report must say so.
     let pairs = fs::read_to_string(Path::new(&out).join("duplicates.csv")).unwrap();
     assert_eq!(pairs.lines().count(), 2, "{pairs}");
+
+    // What probe takes for facts of their files: a JPEG has two tables, its size as a PNG is another family.
+    let mut reader = Reader::default();
+    let of_row = |row| facts::item(&mut reader, (0, Path::new(&out)), row).unwrap().facts;
+    let [jpeg, png] = <[Vec<f32>; 2]>::try_from(rows.iter().map(of_row).collect::<Vec<_>>()).unwrap();
+    let mut first = 0;
+    for family in OF_CROPS {
+        let places = first..first + family.n_facts;
+        if family.name == "JPEG tables" {
+            assert!(jpeg[places.clone()].iter().all(|&fact| fact > 0.0), "{:?}", &jpeg[places]);
+            assert!(png[places.clone()].iter().all(|&fact| fact == 0.0), "{:?}", &png[places]);
+        }
+        first += family.n_facts;
+    }
+    assert_eq!((jpeg.len(), png.len()), (first, first));
 
     let by_folder = format!("{}=folder", path(&folder, "people"));
     let said = succeed(&["--photos", &by_folder, "--out", &path(&folder, "one"), "--size", "64"]);

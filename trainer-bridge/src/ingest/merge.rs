@@ -210,6 +210,7 @@ mod tests {
             n_frames_lost: 0,
             through_ffmpeg: false,
             n_faces_left_out: 0,
+            jpeg_tables: None,
             refused: None,
             crops: vec![crop(0, 0), crop(9, 900_000_000)],
         };

@@ -18,6 +18,7 @@ pub mod duplicates;
 pub mod ffmpeg;
 pub mod groups;
 pub mod inputs;
+pub mod jpeg;
 pub mod merge;
 pub mod plan;
 pub mod record;

@@ -7,6 +7,7 @@ use candor::geom::Rect;
 use serde::{Deserialize, Serialize};
 
 use super::condition::Condition;
+use super::jpeg::Tables;
 use super::plan::Video;
 use super::{IngestError, read_bounded, unexpected, write_whole};
 
@@ -60,6 +61,9 @@ pub struct Record {
     pub through_ffmpeg: bool,
     /// Faces that were left out: too brief, or more than are kept.
     pub n_faces_left_out: usize,
+    /// Of a still: what [`super::jpeg::quantization_tables`] finds in its own file, whatever condition it went through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jpeg_tables: Option<Tables>,
     /// Why nothing could be read.
     pub refused: Option<String>,
     /// Its crops by track and frame.

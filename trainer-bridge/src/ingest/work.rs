@@ -12,12 +12,15 @@ use candor::source::{self, Damage, FrameSource, SourceError};
 use candor::stopwatch::{Stage, Stopwatch};
 use image::RgbImage;
 
-use super::IngestError;
 use super::condition::Condition;
-use super::duplicates;
 use super::ffmpeg::{Ffmpeg, FfmpegError};
+use super::jpeg::{self, Tables};
 use super::plan::{Settings, Video};
 use super::record::{Crop, Record};
+use super::{IngestError, duplicates, read_bounded};
+
+/// Largest still: candor reads none that is larger.
+const MAX_STILL_BYTES: u64 = 256 << 20;
 
 /// What became of a video.
 pub enum Outcome {
@@ -231,11 +234,17 @@ impl<'a> Worker<'a> {
             n_frames_lost: seen.damage.n_frames_lost,
             through_ffmpeg,
             n_faces_left_out: seen.n_faces_left_out,
+            jpeg_tables: (seen.n_frames == 1).then(|| jpeg_tables(&video.path)),
             refused: None,
             crops,
         };
         (record, pngs)
     }
+}
+
+/// A still's; what can't be read a second time has none.
+fn jpeg_tables(path: &Path) -> Tables {
+    read_bounded(path, MAX_STILL_BYTES).map(jpeg::quantization_tables).unwrap_or_default()
 }
 
 fn no_frame(seen: &Seen) -> String {

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ImageFormat, RgbImage, imageops};
 
 use super::{Family, Item};
 use crate::evaluate::facts::{Facts, brightness, read_crop, sharpness};
+use crate::ingest::jpeg::{N_STEPS, Tables};
 use crate::ingest::record::Record;
 use crate::manifest::{Label, Row};
 
@@ -24,10 +25,11 @@ const BRIGHTNESS: Family = Family { name: "brightness", n_facts: 1 };
 const BACKGROUND: Family = Family { name: "background alone", n_facts: 2 * N_RING };
 
 /// What [`of_crop`] gives.
-pub const OF_CROPS: [Family; 6] = [
+pub const OF_CROPS: [Family; 7] = [
     Family { name: "PNG size", n_facts: 1 },
     Family { name: "face box", n_facts: 6 },
     Family { name: "video file", n_facts: 8 },
+    Family { name: "JPEG tables", n_facts: 2 * N_STEPS },
     SHARPNESS,
     BRIGHTNESS,
     BACKGROUND,
@@ -59,6 +61,7 @@ impl Reader {
         facts.extend([width, height, width / height.max(1.0), (record.n_frames as f32 + 1.0).ln()]);
         facts.extend([record.n_frames_lost as f32, f32::from(u8::from(record.through_ffmpeg))]);
         facts.extend([f32::from(u8::from(is_still)), (row.frame as f32 + 1.0).ln()]);
+        facts.extend(tables(record.jpeg_tables.as_ref()));
         facts.extend([sharpness.ln_1p(), brightness]);
         facts.extend(ring(&picture));
         Ok(facts)
@@ -73,6 +76,10 @@ impl Reader {
             let json = std::fs::read(&name).with_context(|| format!("{name}: reading"))?;
             let record: Record =
                 serde_json::from_slice(&json).with_context(|| format!("{name}: expected a record"))?;
+            ensure!(
+                record.n_frames != 1 || record.jpeg_tables.is_some(),
+                "{name}: expected the JPEG tables of a still, found none: ingest the dataset anew"
+            );
             self.records.clear();
             self.records.insert(name.clone(), record);
         }
@@ -105,6 +112,14 @@ pub fn of_picture(picture: &RgbImage) -> image::ImageResult<Vec<f32>> {
     facts.extend([sharpness(picture).ln_1p(), brightness(picture)]);
     facts.extend(ring(picture));
     Ok(facts)
+}
+
+/// The steps of luma's and chroma's table, as logarithms of one more, so that none is 0 but of a table that is missing.
+fn tables(found: Option<&Tables>) -> impl Iterator<Item = f32> {
+    (0..2 * N_STEPS).map(move |at| {
+        let step = found.and_then(|tables| tables[at / N_STEPS].get(at % N_STEPS));
+        step.map_or(0.0, |&step| f32::from(step).ln_1p())
+    })
 }
 
 /// Brightness and sharpness of each cell of the outermost ring.
