@@ -106,7 +106,7 @@ fn watch(args: &Watch) -> Result<u8, String> {
     let mut faults = config.watch.faults.as_deref().and_then(|folder| {
         // Watching matters more than what is known of its end.
         let unkept = |error| log::warn!("watch.faults: {}: {error}", folder.display());
-        Faults::begin(folder, hub.subscribe()).map_err(unkept).ok()
+        Faults::begin(folder, hub.keep_last()).map_err(unkept).ok()
     });
     let _looking = dropping::start(&config.slots);
     let _pulling = pulling::start(pullers, &config.slots);

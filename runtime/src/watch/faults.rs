@@ -1,20 +1,18 @@
 //! What is left of a run that ends in a fault: why, and what it said last. The run after it says so.
 
-use std::collections::VecDeque;
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::SIGABRT;
 use signal_hook::iterator::{Handle, Signals};
 
-use super::Event;
 use super::event::What;
+use super::hub::Last;
 use super::machine::unix_ms;
 use crate::files;
 use crate::report::json::SCHEMA;
@@ -49,7 +47,7 @@ struct Head {
 #[derive(Clone)]
 struct Reporter {
     folder: Arc<Path>,
-    last: Arc<Mutex<VecDeque<Arc<Event>>>>,
+    last: Last,
 }
 
 /// The faults of this run, and of the one before.
@@ -62,30 +60,20 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Begins a run whose reports go to `folder`, which is made where it is missing; `events` are its events.
+    /// Begins a run whose reports go to `folder`, which is made where it is missing, with its `last` events.
     ///
     /// A report is written when the service manager's watchdog ends the process, which it does by SIGABRT.
     ///
     /// # Errors
     /// The system's, also when another run has the folder.
-    pub fn begin(folder: &Path, events: Receiver<Arc<Event>>) -> io::Result<Self> {
+    pub fn begin(folder: &Path, last: Last) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let lock = files::try_lock(&folder.join("lock"))?
             .ok_or_else(|| io::Error::other("another run has the folder"))?;
         let before = before(folder)?;
         let mark = Mark { unix_ms: unix_ms(), boot_id: boot_id() };
         files::replace(&folder.join(MARK), 0o644, &serde_json::to_vec(&mark)?)?;
-        let last = Arc::new(Mutex::new(VecDeque::with_capacity(MAX_EVENTS)));
-        let reporter = Reporter { folder: folder.into(), last: Arc::clone(&last) };
-        std::thread::spawn(move || {
-            for event in events {
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                if last.len() == MAX_EVENTS {
-                    last.pop_front();
-                }
-                last.push_back(event);
-            }
-        });
+        let reporter = Reporter { folder: folder.into(), last };
         let mut aborts = Signals::new([SIGABRT])?;
         let (signals, at_abort) = (aborts.handle(), reporter.clone());
         std::thread::spawn(move || {
@@ -223,17 +211,13 @@ mod tests {
     fn reports_hold_the_last_events_and_the_oldest_go() {
         let folder = tempfile::tempdir().unwrap();
         let mut hub = Hub::new(true);
-        let mut faults = Faults::begin(folder.path(), hub.subscribe()).unwrap();
+        let mut faults = Faults::begin(folder.path(), hub.keep_last()).unwrap();
         assert!(faults.take_before().is_none(), "there was no run before");
-        assert!(Faults::begin(folder.path(), hub.subscribe()).is_err(), "one run at a time");
+        assert!(Faults::begin(folder.path(), hub.keep_last()).is_err(), "one run at a time");
         let stamp = Stamp { file: "x".into(), start_ns: 0 };
         let n_said = 3 * MAX_EVENTS;
         for track_id in 0..u32::try_from(n_said).unwrap() {
             hub.publish(stamp.event(0, What::FaceAppeared { track_id, bbox: [0.0; 4] }));
-        }
-        let is_last = |last: &VecDeque<Arc<Event>>| last.back().is_some_and(|e| e.id.n == n_said as u64);
-        while !is_last(&faults.reporter.last.lock().unwrap()) {
-            std::thread::yield_now();
         }
         for n in 0..MAX_REPORTS + 3 {
             let path = folder.path().join(format!("fault-{n:015}.jsonl"));
@@ -259,7 +243,7 @@ mod tests {
     #[test]
     fn what_fails_or_panics_is_reported_and_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let begin = || Faults::begin(folder.path(), Hub::new(true).subscribe()).unwrap();
+        let begin = || Faults::begin(folder.path(), Hub::new(true).keep_last()).unwrap();
         let reason = || reason_before(folder.path()).map(|(reason, _)| reason);
         let failed: Result<(), _> = begin().see_through(|| Err("network x: no numbers"));
         assert_eq!(

@@ -2,8 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Event;
 use super::event::{Health, Id};
@@ -18,12 +18,16 @@ const QUEUE: usize = 1024;
 /// Events whose memory is used again once all outlets are done with them; more than are kept for a report.
 const MAX_GIVEN: usize = 2 * MAX_EVENTS;
 
+/// The newest events, oldest first, at most [`MAX_EVENTS`].
+pub type Last = Arc<Mutex<VecDeque<Arc<Event>>>>;
+
 /// Gives every event to every outlet, and shows every witness what there is to see.
 pub struct Hub {
     /// The newest event's.
     id: Cell<Id>,
     /// The newest events, oldest first.
     given: RefCell<VecDeque<Arc<Event>>>,
+    last: Option<Last>,
     witnesses: RefCell<Vec<Box<dyn Witness>>>,
     outlets: Vec<SyncSender<Arc<Event>>>,
     /// Where nothing may be lost, the watching waits for the outlets.
@@ -37,6 +41,7 @@ impl Hub {
         Hub {
             id: Cell::new(Id { run: random(), n: 0 }),
             given: RefCell::default(),
+            last: None,
             witnesses: RefCell::default(),
             outlets: Vec::new(),
             is_lossless,
@@ -49,6 +54,12 @@ impl Hub {
         let (sender, receiver) = sync_channel(QUEUE);
         self.outlets.push(sender);
         receiver
+    }
+
+    /// Keeps the newest events from now on. An event is there before any outlet has it.
+    pub fn keep_last(&mut self) -> Last {
+        let empty = || Arc::new(Mutex::new(VecDeque::with_capacity(MAX_EVENTS)));
+        Arc::clone(self.last.get_or_insert_with(empty))
     }
 
     /// Another witness.
@@ -115,6 +126,13 @@ impl Hub {
     }
 
     fn give(&self, event: &Arc<Event>) {
+        if let Some(last) = &self.last {
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.len() == MAX_EVENTS {
+                last.pop_front();
+            }
+            last.push_back(Arc::clone(event));
+        }
         for outlet in &self.outlets {
             if self.is_lossless {
                 // One that has ended wants nothing.
