@@ -6,13 +6,13 @@ from pathlib import Path
 
 from board import REPO, boot
 
-# The system of tests/board/debian as a disk that isn't written to, started by the board's own kernel.
+# The system of tests/board/debian, started by the board's own kernel.
 ARGUMENTS = "board.root=/dev/vda board.init=/sbin/init"
 
 
-def disk(path, more=""):
+def disk(path, how):
     """Options of the emulator for a disk."""
-    return ["-drive", f"file={path},format=raw,if=virtio,cache=unsafe{more}"]
+    return ["-drive", f"file={path},format=raw,if=virtio,{how}"]
 
 
 def system():
@@ -47,10 +47,10 @@ def attempt(board, job, script, **how):
     (job / "main").write_text((REPO / "tests/board/trying.sh").read_text() + script)
     log, shell = job / "log", job / "shell"
     log.write_text("")
-    console = boot(board, job, is_timed=False, **how)
+    shell.write_text("")
+    console = boot(board, job, is_timed=False, n_cores=2, **how)
     tried = log.read_text()
     print(tried.removesuffix("all done\n"), end="", flush=True)
     if "FAILED" in tried or not tried.endswith("all done\n"):
-        said = shell.read_text() if shell.exists() else ""
         last = "\n".join(console.splitlines()[-30:])
-        sys.exit(f"{said}\n{last}\ntests/board: it didn't go well")
+        sys.exit(f"{shell.read_text()}\n{last}\ntests/board: it didn't go well")
