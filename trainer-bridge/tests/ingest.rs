@@ -322,32 +322,31 @@ fn what_candor_refuses_comes_through_ffmpeg_and_each_split_is_compressed_its_own
     assert!(said.contains("30 crops left out"), "{said}");
 }
 
-fn first_picture() -> image::RgbImage {
+/// A folder with `people`, the clip's first picture under each of these names, and with `out`, the dataset of them, whose
+/// rows are these.
+fn photos(names: [&str; 2]) -> (TempDir, Vec<Row>) {
+    let folder = tempfile::tempdir().unwrap();
     let frame = source::open(&clip()).unwrap().next_frame().unwrap().unwrap();
     let mut picture = image::RgbImage::default();
     candor::preprocess::color::to_rgb_into(&frame, &mut picture).unwrap();
-    picture
+    for name in names {
+        let file = folder.path().join("people").join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        picture.save(file).unwrap();
+    }
+    succeed(&["--photos", &path(&folder, "people"), "--out", &path(&folder, "out"), "--size", "64"]);
+    let rows = manifest::read(&folder.path().join("out")).unwrap();
+    let videos: Vec<&str> = rows.iter().map(|r| r.video.as_str()).collect();
+    assert_eq!(videos, names.map(|name| format!("people/{name}")));
+    (folder, rows)
 }
 
 #[test]
 fn photos_are_reals_with_one_face_each() {
-    let folder = tempfile::tempdir().unwrap();
-    let photos = folder.path().join("people/ann");
-    fs::create_dir_all(&photos).unwrap();
-    let picture = first_picture();
-    for name in ["x.png", "y.png"] {
-        picture.save(photos.join(name)).unwrap();
-    }
-    let out = path(&folder, "out");
-    succeed(&["--photos", &path(&folder, "people"), "--out", &out, "--size", "64"]);
-    let rows = manifest::read(Path::new(&out)).unwrap();
-    assert_eq!(
-        rows.iter().map(|r| r.video.as_str()).collect::<Vec<_>>(),
-        ["people/ann/x.png", "people/ann/y.png"]
-    );
+    let (folder, rows) = photos(["ann/x.png", "ann/y.png"]);
     assert!(rows.iter().all(|r| r.label == Label::Real && r.frame == 0 && r.confidence > 0.9));
     // They are alike, and each is a person of its own here: the report must say so.
-    let pairs = fs::read_to_string(Path::new(&out).join("duplicates.csv")).unwrap();
+    let pairs = fs::read_to_string(folder.path().join("out/duplicates.csv")).unwrap();
     assert_eq!(pairs.lines().count(), 2, "{pairs}");
 
     let by_folder = format!("{}=folder", path(&folder, "people"));
@@ -357,19 +356,10 @@ fn photos_are_reals_with_one_face_each() {
 
 #[test]
 fn probe_sees_the_quantization_tables_of_a_jpeg() {
-    let folder = tempfile::tempdir().unwrap();
-    let photos = folder.path().join("people");
-    fs::create_dir(&photos).unwrap();
-    let picture = first_picture();
-    for name in ["x.jpg", "y.png"] {
-        picture.save(photos.join(name)).unwrap();
-    }
-    let out = path(&folder, "out");
-    succeed(&["--photos", photos.to_str().unwrap(), "--out", &out, "--size", "64"]);
-    let rows = manifest::read(Path::new(&out)).unwrap();
-    assert_eq!(rows.iter().map(|r| r.video.as_str()).collect::<Vec<_>>(), ["people/x.jpg", "people/y.png"]);
+    let (folder, rows) = photos(["x.jpg", "y.png"]);
+    let out = folder.path().join("out");
     let mut reader = Reader::default();
-    let of_row = |row| facts::item(&mut reader, (0, Path::new(&out)), row).unwrap().facts;
+    let of_row = |row| facts::item(&mut reader, (0, out.as_path()), row).unwrap().facts;
     let [jpeg, png] = <[Vec<f32>; 2]>::try_from(rows.iter().map(of_row).collect::<Vec<_>>()).unwrap();
     let mut first = 0;
     for family in OF_CROPS {

@@ -9,7 +9,8 @@ pub const N_STEPS: usize = 64;
 /// Table 0 and table 1, which encoders use for luma and chroma.
 pub type Tables = [Vec<u16>; 2];
 
-/// A file's tables, [`N_STEPS`] each in zigzag order; an empty one where there is none, both of what is no whole JPEG.
+/// A file's tables, [`N_STEPS`] each in zigzag order; an empty one where there is none. What is no JPEG, or ends before its
+/// picture begins, has none.
 pub fn quantization_tables(file: Vec<u8>) -> Tables {
     let mut tables = Tables::default();
     let Ok(jpeg) = Jpeg::from_bytes(Bytes::from(file)) else { return tables };
