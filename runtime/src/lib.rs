@@ -7,7 +7,6 @@ pub mod classify;
 pub mod config;
 pub mod dashboard;
 pub mod detect;
-pub mod engine;
 pub mod evidence;
 mod files;
 pub mod follow;
@@ -29,3 +28,5 @@ pub mod stopwatch;
 pub mod track;
 pub mod verdict;
 pub mod watch;
+
+pub use candor_engine as engine;

@@ -224,7 +224,7 @@ static OWN_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
 /// Keeps a panic of this package's own code, which compilers name by a path inside of it.
 fn keep_own(panic: &std::panic::PanicHookInfo<'_>) {
-    if panic.location().is_some_and(|place| place.file().contains("src/engine")) {
+    if panic.location().is_some_and(|place| place.file().contains("engine/src")) {
         *OWN_PANIC.lock().unwrap() = Some(panic.to_string());
     }
 }
