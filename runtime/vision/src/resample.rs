@@ -69,7 +69,7 @@ impl Resampler {
 }
 
 /// Resizes a part of `source` to fill `resized`; `None` when the resizer refuses the sizes.
-pub(crate) fn resize_into(
+pub fn resize_into(
     resizer: &mut Resizer,
     source: &RgbImage,
     options: &ResizeOptions,

@@ -1,5 +1,6 @@
 //! The cascade itself: pyramid -> P-Net -> R-Net -> O-Net -> detections.
 
+use candor_engine::{Engine, EngineError, Model, Picture};
 use heapless::Vec as FixedVec;
 use image::RgbImage;
 use ndarray::ArrayView3;
@@ -8,7 +9,6 @@ use super::cells::{CellMeans, Part, Window};
 use super::mosaic::{self, Patch, STEP_PX, WINDOW_PX};
 use super::suppress::{Candidate, Overlap, strongest_first, suppress};
 use super::{MAX_FACES, Settings};
-use crate::engine::{Engine, EngineError, Model, Picture};
 use crate::geom::{Detection, Point, Rect};
 
 /// Side of a P-Net tile. Large enough that the overlap of patches costs little, small enough that
@@ -70,9 +70,9 @@ impl Mtcnn {
         Self::with_networks(
             engine,
             settings,
-            include_bytes!("../../../models/mtcnn/pnet.onnx"),
-            include_bytes!("../../../models/mtcnn/rnet.onnx"),
-            include_bytes!("../../../models/mtcnn/onet.onnx"),
+            include_bytes!("../../../../models/mtcnn/pnet.onnx"),
+            include_bytes!("../../../../models/mtcnn/rnet.onnx"),
+            include_bytes!("../../../../models/mtcnn/onet.onnx"),
         )
     }
 

@@ -83,7 +83,7 @@ pub struct Plane {
 
 impl Plane {
     /// The rows, with their padding.
-    pub(crate) fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
+    pub fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, u8> {
         self.samples.chunks_exact_mut(self.stride_bytes.max(1))
     }
 }
