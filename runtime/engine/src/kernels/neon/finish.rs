@@ -79,22 +79,22 @@ pub(super) unsafe fn write(dst: *mut u8, block: usize, bytes: uint8x16_t) {
     unsafe { vst1q_u8(dst.wrapping_add(block * BLOCK), bytes) };
 }
 
-/// Writes one block's `sums` of some `pixels` as floats, or as bytes with a residual.
+/// Writes one block's `sums` of some `pixels`.
 ///
 /// # Safety
-/// Each `dst` and each `residual` is a pixel that has the block.
+/// Each `dst` and, where there is one, each `residual` is a pixel that has the block.
 #[inline(never)]
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn finish(packed: &Packed, block: usize, sums: &[Sums], pixels: &[Pixel]) {
     let quantization = Quantization::of(packed, block);
     for (sums, pixel) in sums.iter().zip(pixels) {
-        if let Some(quantization) = quantization
-            && let Finish::Bytes { residual: Some(sum), .. } = &packed.finish
-        {
-            let own = quantization.bytes(sums);
-            // SAFETY: the block's bytes are the caller's to read.
-            let other = unsafe { load(pixel.residual.wrapping_add(block * BLOCK)) };
-            let bytes = add(own, other, sum);
+        if let (Some(quantization), Finish::Bytes { residual, .. }) = (quantization, &packed.finish) {
+            let mut bytes = quantization.bytes(sums);
+            if let Some(sum) = residual {
+                // SAFETY: the block's bytes are the caller's to read.
+                let other = unsafe { load(pixel.residual.wrapping_add(block * BLOCK)) };
+                bytes = add(bytes, other, sum);
+            }
             // SAFETY: the caller's.
             unsafe { write(pixel.dst, block, bytes) };
         } else {

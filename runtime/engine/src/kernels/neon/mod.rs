@@ -115,7 +115,7 @@ unsafe fn conv(
             src_row_bytes: run.src_row_bytes,
             bias: quarters(&packed.bias, block),
         };
-        // None where `finish` has more to do.
+        // None where there is more to do.
         let quantization = Quantization::of(packed, block).filter(|_| is_simple);
         let mut pixels = Pixels::of(run);
         let mut src = run.src;
@@ -129,44 +129,25 @@ unsafe fn conv(
             }
             let sums = four(&taps, windows);
             let places = pixels.next(n_pixels);
-            // SAFETY: the run's pixels are the caller's.
-            unsafe { write(packed, block, quantization, sums, places, n_pixels) };
+            if let Some(quantization) = quantization {
+                // With a fixed number of passes the sums stay in registers.
+                for i in 0..TILE {
+                    if i < n_pixels {
+                        let bytes = quantization.bytes(&sums[i]);
+                        // SAFETY: the run's pixels are the caller's.
+                        unsafe { finish::write(places[i].dst, block, bytes) };
+                    }
+                }
+            } else {
+                // SAFETY: as above. A copy, so that the sums themselves stay in registers.
+                unsafe { finish::finish(packed, block, &{ sums }[..n_pixels], &places) };
+            }
             src = src.wrapping_add(n_pixels * run.src_step_bytes);
             left -= n_pixels;
         }
         if left == 1 {
-            let sums = one(&taps, src);
             // SAFETY: as above.
-            unsafe { write(packed, block, quantization, [sums], [pixels.at], 1) };
-        }
-    }
-}
-
-/// Writes one block's `sums` of the first `n_pixels` of `pixels`.
-///
-/// # Safety
-/// They are pixels that have the block, the caller's to write, their residuals to read.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn write<const N: usize>(
-    packed: &Packed,
-    block: usize,
-    quantization: Option<Quantization>,
-    sums: [Sums; N],
-    pixels: [Pixel; N],
-    n_pixels: usize,
-) {
-    let Some(quantization) = quantization else {
-        // SAFETY: the caller's. A copy, so that the sums themselves stay in registers.
-        unsafe { finish::finish(packed, block, &{ sums }[..n_pixels], &pixels) };
-        return;
-    };
-    for i in 0..N {
-        // Not up to `n_pixels`: with a fixed number of passes the sums stay in registers.
-        if i < n_pixels {
-            let bytes = quantization.bytes(&sums[i]);
-            // SAFETY: the caller's.
-            unsafe { finish::write(pixels[i].dst, block, bytes) };
+            unsafe { finish::finish(packed, block, &[one(&taps, src)], &[pixels.at]) };
         }
     }
 }
