@@ -22,12 +22,12 @@ use crate::release::{
 };
 
 fn golden(folder: &str, name: &str) -> Vec<u8> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    fs::read(tests.join(folder).join(format!("{name}.onnx"))).unwrap()
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::read(package.join(folder).join(format!("{name}.onnx"))).unwrap()
 }
 
 fn classifier(name: &str) -> Vec<u8> {
-    golden("classifiers", name)
+    golden("tests/golden/classifiers", name)
 }
 
 /// What a network gives for an input.
@@ -108,7 +108,7 @@ fn bad_models() -> Vec<(&'static str, Draft, Settings, &'static str)> {
     };
     let of = |model: &[u8]| claiming(model, 16, [0.25, -0.25]);
     let whole = classifier("int8-16");
-    let network = |name: &str| golden("networks", name);
+    let network = |name: &str| golden("engine/tests/golden/networks", name);
     let other = |name: &str| {
         let mut draft = sound("float-16", 16);
         let model = classifier(name);

@@ -103,8 +103,8 @@ fn any_kernels_and_threads_give_the_same_map() {
 #[test]
 fn other_networks_are_refused() {
     let (mut n_loaded, mut n_refused) = (0, 0);
-    for folder in ["networks", "classifiers"] {
-        for entry in fs::read_dir(root().join("runtime/tests/golden").join(folder)).unwrap() {
+    for folder in ["engine/tests/golden/networks", "tests/golden/classifiers"] {
+        for entry in fs::read_dir(root().join("runtime").join(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_none_or(|ending| ending != "onnx") {
                 continue;
