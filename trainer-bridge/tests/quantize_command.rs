@@ -6,17 +6,19 @@ mod support;
 mod toy;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use candor::bundle::{Bundle, Status};
 use candor::engine::Engine;
-use support::{cached, used_network};
-use tch::Device;
+use support::{OnnxRuntime, cached, used_network, values};
 use tch::nn::VarStore;
+use tch::{Device, Tensor};
 use trainer_bridge::evaluate::calibration_file::{CALIBRATION_FILE, CalibrationFile};
 use trainer_bridge::evaluate::prediction;
+use trainer_bridge::manifest;
 use trainer_bridge::model::{Backbone, Spec, checkpoint};
+use trainer_bridge::quantize::crops::batches;
 
 const SIZE_PX: u32 = 64;
 
@@ -81,6 +83,7 @@ fn a_checkpoint_and_a_dataset_become_a_network_that_is_the_same_everywhere() {
     }
 
     a_bundle_is_of_the_network_that_was_measured(&at("int8"), &at("run"), &at("data"), folder.path());
+    a_pruned_network_gives_the_same_logits(&at("int8").join("int8.onnx"), &at("data"), folder.path());
 
     // No change of a figure is under a bound below 0.
     let broken = parity("run", &[&loose[..6], &["--most-ece=-1"]].concat());
@@ -146,4 +149,38 @@ fn a_bundle_is_of_the_network_that_was_measured(int8: &Path, float: &Path, data:
     assert_eq!((&manifest.score, &manifest.thresholds), (&chosen.score, &chosen.thresholds));
     let faces = &manifest.quality.as_ref().unwrap()["levels"]["face"];
     assert!(faces["auc"]["value"].as_f64().is_some() && faces["ece"].as_f64().is_some(), "{faces}");
+}
+
+/// Of a network's hidden units those stay that a crop reaches, and ONNX Runtime finds the same logits for all crops.
+fn a_pruned_network_gives_the_same_logits(int8: &Path, data: &Path, scratch: &Path) {
+    let pruned = scratch.join("pruned.onnx");
+    let places = [int8, Path::new("--data"), data, Path::new("--out"), &pruned];
+    assert!(run("prune", &places, &["--most-change", "0"]).status.success());
+    let [whole, pruned] = [int8, &pruned].map(|path| fs::read(path).unwrap());
+    assert!(pruned.len() < whole.len());
+
+    let paths: Vec<PathBuf> = manifest::read(data).unwrap().iter().map(|row| data.join(&row.crop)).collect();
+    let spec = Spec::of(Backbone::Lite0, SIZE_PX).unwrap();
+    let pictures = Tensor::cat(&batches(&paths, &spec, 1).unwrap(), 0);
+    let side = SIZE_PX as usize;
+    let mut model = Engine::default().load("pruned", &pruned[..], &[1, 3, side, side]).unwrap();
+    let mut reached = Vec::new();
+    for picture in [&pictures, &pictures.flip([3])] {
+        for at in 0..picture.size()[0] {
+            let traced = model.trace(&values(&picture.get(at))).unwrap();
+            let units = traced.iter().find(|traced| traced.tensor == "hidden.relu.q.u8").unwrap();
+            reached.resize(units.bytes.len(), false);
+            reached.iter_mut().zip(&units.bytes).for_each(|(reached, byte)| *reached |= *byte > 0);
+        }
+    }
+    println!("{} hidden units stay", reached.len());
+    assert!((1..1024).contains(&reached.len()));
+    assert!(reached.iter().all(|reached| *reached), "a unit stays that no crop reaches");
+
+    let Some(mut onnx_runtime) = OnnxRuntime::new() else { return };
+    for (name, onnx) in [("whole", &whole), ("pruned", &pruned)] {
+        onnx_runtime.add_file(name, onnx, &pictures);
+    }
+    onnx_runtime.run();
+    assert_eq!(onnx_runtime.output("whole"), onnx_runtime.output("pruned"));
 }

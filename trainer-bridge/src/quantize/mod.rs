@@ -16,6 +16,7 @@ pub mod net;
 pub mod numbers;
 mod page;
 pub mod plan;
+pub mod prune;
 pub mod qat;
 pub mod qdq;
 pub mod ranges;

@@ -1,0 +1,327 @@
+//! `trainer-bridge prune`: an int8 classifier without the hidden units of its head that hardly matter.
+//!
+//! Training leaves most units behind a ReLU dead or nearly so. A unit adds (byte - zero point) x scale x weight to a logit;
+//! units whose parts of every logit of every crop stay below a limit together are left out, and what stays is as it was.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context as _, ensure};
+use candor::bundle::Input;
+use candor::engine::{Engine, Model};
+use image::{RgbImage, imageops};
+use indicatif::ProgressBar;
+use prost::Message as _;
+
+use super::crops::{read, rows_of};
+use crate::export::onnx::{self, Constant, FLOAT, Graph, INT8, INT32, Node, UINT8};
+use crate::files;
+use crate::model::Spec;
+
+/// Leave out the hidden units of a quantized classifier's head that hardly matter.
+///
+/// All crops of the datasets are run, as they are and mirrored. With --most-change 0 the units go that no crop reaches,
+/// and the smaller network gives the very logits of the larger one for all of them.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An int8 ONNX file, as `quantize` writes it.
+    #[arg(value_name = "ONNX")]
+    model: PathBuf,
+    /// Datasets: folders with a manifest.csv. The more kinds of crops, the better.
+    #[arg(long, value_name = "DIR", num_args = 1.., required = true)]
+    data: Vec<PathBuf>,
+    /// The file to write.
+    #[arg(long, value_name = "ONNX")]
+    out: PathBuf,
+    /// How much any logit of any of these crops may change; 0 or more.
+    #[arg(long, value_name = "LOGITS", default_value_t = 0.05)]
+    most_change: f32,
+}
+
+/// Why a file can't be pruned.
+#[derive(Debug, thiserror::Error)]
+enum PruneError {
+    /// The head is another one.
+    #[error("expected a head of two quantized dense layers with a ReLU between, as `quantize` writes: {0}")]
+    Head(String),
+    /// A tensor isn't as its dimensions say.
+    #[error("constant {name}: expected {expected}, found {found}")]
+    Constant {
+        /// Its name.
+        name: String,
+        /// What was expected.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+}
+
+/// The head of an int8 classifier.
+#[derive(Debug)]
+struct Head {
+    /// The tensor of the hidden units' bytes, u8.
+    bytes: String,
+    /// Their zero point.
+    zero: u8,
+    /// What one step of a unit's byte adds to each logit: [unit][logit].
+    parts: Vec<Vec<f32>>,
+    /// Constants with something for each unit: their names, and the axis that counts units.
+    constants: Vec<(String, usize)>,
+}
+
+impl Head {
+    /// Finds the head of `graph`.
+    ///
+    /// # Errors
+    /// [`PruneError`] for a head that isn't made of two dense layers of integers.
+    fn of(graph: &Graph) -> Result<Self, PruneError> {
+        let graph = Names::of(graph);
+        let last = graph.last_dense().ok_or_else(|| PruneError::Head("no dense layer".to_owned()))?;
+        let hidden_real = graph.maker(last, 0, "DequantizeLinear")?;
+        let step = graph.maker(hidden_real, 0, "QuantizeLinear")?;
+        let hidden = graph.maker(step, 0, "Gemm")?;
+        let (rows, bias) =
+            (graph.maker(hidden, 1, "DequantizeLinear")?, graph.maker(hidden, 2, "DequantizeLinear")?);
+        let columns = graph.maker(last, 1, "DequantizeLinear")?;
+
+        let (weights, scales) = (graph.constant(columns, 0)?, graph.constant(columns, 1)?);
+        let [n_logits, n_units] = extents(weights)?[..] else {
+            return Err(PruneError::Head(format!("{} is no matrix", weights.name)));
+        };
+        let scale = checked(graph.constant(step, 1)?, FLOAT, 1)?.as_chunks().0[0];
+        let zero = checked(graph.constant(step, 2)?, UINT8, 1)?[0];
+        let weight_bytes = checked(weights, INT8, n_logits * n_units)?;
+        let scales = checked(scales, FLOAT, n_logits)?.as_chunks().0;
+        let part = |unit: usize, logit: usize| {
+            let weight = f32::from(weight_bytes[logit * n_units + unit].cast_signed());
+            weight * f32::from_le_bytes(scales[logit]) * f32::from_le_bytes(scale)
+        };
+        let parts = (0..n_units).map(|unit| (0..n_logits).map(|logit| part(unit, logit)).collect()).collect();
+
+        let mut constants = vec![(weights.name.clone(), 1)];
+        for parameter in [rows, bias] {
+            for at in 0..parameter.input.len() {
+                let constant = graph.constant(parameter, at)?;
+                let found = extents(constant)?;
+                if found.first() != Some(&n_units) {
+                    let expected = format!("{n_units} units");
+                    return Err(wrong(constant, expected, format!("dimensions {found:?}")));
+                }
+                constants.push((constant.name.clone(), 0));
+            }
+        }
+        Ok(Head { bytes: hidden_real.input[0].clone(), zero, parts, constants })
+    }
+
+    /// The largest part that each unit has in any logit of any of `looks`, a unit's byte each.
+    fn largest(&self, looks: &[&[u8]]) -> Vec<f32> {
+        let mut most = vec![0u8; self.parts.len()];
+        for look in looks {
+            most.iter_mut().zip(*look).for_each(|(most, byte)| *most = byte.abs_diff(self.zero).max(*most));
+        }
+        let largest = |parts: &Vec<f32>| parts.iter().fold(0.0f32, |most, part| part.abs().max(most));
+        self.parts.iter().zip(most).map(|(parts, steps)| largest(parts) * f32::from(steps)).collect()
+    }
+
+    /// For each unit whether it stays: as many as can go, those with the least parts first, while what goes is at most
+    /// `limit` together, without regard to sign, in any logit of any of `looks`.
+    fn choose(&self, looks: &[&[u8]], limit: f32) -> Vec<bool> {
+        let largest = self.largest(looks);
+        let mut order: Vec<usize> = (0..self.parts.len()).collect();
+        order.sort_by(|&a, &b| largest[a].total_cmp(&largest[b]));
+        let mut stays = vec![true; self.parts.len()];
+        let mut gone: Vec<Vec<f32>> = looks.iter().map(|_| vec![0.0; self.parts[0].len()]).collect();
+        for unit in order {
+            for (gone, look) in gone.iter_mut().zip(looks) {
+                let steps = f32::from(look[unit].abs_diff(self.zero));
+                gone.iter_mut().zip(&self.parts[unit]).for_each(|(gone, part)| *gone += steps * part.abs());
+            }
+            if gone.iter().flatten().any(|gone| *gone > limit) {
+                break;
+            }
+            stays[unit] = false;
+        }
+        stays
+    }
+
+    /// How much any logit of any of `looks` changes without the units that don't stay.
+    fn change(&self, looks: &[&[u8]], stays: &[bool]) -> f32 {
+        let mut most = 0.0f32;
+        for look in looks {
+            for logit in 0..self.parts[0].len() {
+                let gone = look.iter().zip(&self.parts).zip(stays).filter(|(_, stays)| !**stays);
+                let steps = |byte: u8| f32::from(byte) - f32::from(self.zero);
+                let change: f32 = gone.map(|((byte, parts), _)| steps(*byte) * parts[logit]).sum();
+                most = change.abs().max(most);
+            }
+        }
+        most
+    }
+
+    /// Leaves in `graph` the units that stay, at least one.
+    ///
+    /// # Errors
+    /// [`PruneError::Constant`]; the graph is then in part as it was.
+    fn keep(&self, graph: &mut Graph, stays: &[bool]) -> Result<(), PruneError> {
+        for (name, axis) in &self.constants {
+            if let Some(constant) = graph.initializer.iter_mut().find(|constant| constant.name == *name) {
+                select(constant, *axis, stays)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A graph by its names.
+struct Names<'a> {
+    nodes: &'a [Node],
+    makers: HashMap<&'a str, &'a Node>,
+    constants: HashMap<&'a str, &'a Constant>,
+}
+
+impl<'a> Names<'a> {
+    fn of(graph: &'a Graph) -> Self {
+        let makers =
+            graph.node.iter().flat_map(|node| node.output.iter().map(move |made| (made.as_str(), node)));
+        let constants = graph.initializer.iter().map(|constant| (constant.name.as_str(), constant));
+        Names { nodes: &graph.node, makers: makers.collect(), constants: constants.collect() }
+    }
+
+    fn last_dense(&self) -> Option<&'a Node> {
+        self.nodes.iter().rfind(|node| node.op_type == "Gemm")
+    }
+
+    /// The node of `op_type` that makes an input of `node`.
+    fn maker(&self, node: &Node, at: usize, op_type: &str) -> Result<&'a Node, PruneError> {
+        let name = node.input.get(at).map_or("", String::as_str);
+        let maker = self.makers.get(name).copied().filter(|maker| maker.op_type == op_type);
+        maker.ok_or_else(|| PruneError::Head(format!("`{name}` isn't made by {op_type}")))
+    }
+
+    /// The constant that is an input of `node`.
+    fn constant(&self, node: &Node, at: usize) -> Result<&'a Constant, PruneError> {
+        let name = node.input.get(at).map_or("", String::as_str);
+        self.constants.get(name).copied().ok_or_else(|| PruneError::Head(format!("`{name}` is no constant")))
+    }
+}
+
+fn wrong(constant: &Constant, expected: String, found: String) -> PruneError {
+    PruneError::Constant { name: constant.name.clone(), expected, found }
+}
+
+/// A tensor's dimensions, none of them 0.
+fn extents(constant: &Constant) -> Result<Vec<usize>, PruneError> {
+    let extents =
+        constant.dims.iter().map(|&extent| usize::try_from(extent).ok().filter(|&extent| extent > 0));
+    let found = || format!("{:?}", constant.dims);
+    extents.collect::<Option<_>>().ok_or_else(|| wrong(constant, "dimensions above 0".to_owned(), found()))
+}
+
+/// A tensor's bytes, which are `n` numbers of the type `data_type`.
+fn checked(constant: &Constant, data_type: i32, n: usize) -> Result<&[u8], PruneError> {
+    let number_bytes = if matches!(data_type, FLOAT | INT32) { 4 } else { 1 };
+    if constant.data_type != data_type || constant.raw_data.len() != n * number_bytes {
+        let found = format!("{} bytes of type {}", constant.raw_data.len(), constant.data_type);
+        return Err(wrong(constant, format!("{n} numbers of type {data_type}"), found));
+    }
+    Ok(&constant.raw_data)
+}
+
+/// Leaves those of a tensor's slices along `axis` for which `stays` says so.
+fn select(constant: &mut Constant, axis: usize, stays: &[bool]) -> Result<(), PruneError> {
+    let extents = extents(constant)?;
+    let n: usize = extents.iter().product();
+    let bytes = checked(constant, constant.data_type, n)?;
+    let slice_bytes = bytes.len() / n * extents[axis + 1..].iter().product::<usize>();
+    let slices = bytes.chunks_exact(slice_bytes).zip(stays.iter().cycle());
+    constant.raw_data = slices.filter(|(_, stays)| **stays).flat_map(|(slice, _)| slice).copied().collect();
+    constant.dims[axis] = stays.iter().map(|stays| i64::from(*stays)).sum();
+    Ok(())
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Files that can't be read or written, and a network whose head isn't as `quantize` writes it.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    ensure!(args.most_change >= 0.0, "--most-change: expected 0 or more, found {}", args.most_change);
+    let name = args.model.display().to_string();
+    let bytes = fs::read(&args.model).with_context(|| name.clone())?;
+    let mut file = onnx::Model::decode(&bytes[..]).with_context(|| name.clone())?;
+    let input = file.input().with_context(|| name.clone())?;
+    let graph = file.graph.as_mut().with_context(|| format!("{name}: expected a graph, found none"))?;
+    let head = Head::of(graph).with_context(|| name.clone())?;
+    let side = input.size_px as usize;
+    let model = Engine::default().load(&name, &bytes[..], &[1, 3, side, side])?;
+    let paths: Vec<PathBuf> = rows_of(&args.data)?.into_iter().map(|row| row.crop.into()).collect();
+    ensure!(!paths.is_empty(), "--data: expected crops, found none");
+
+    let looks = looks(&model, &head, &input, &paths)?;
+    let all: Vec<&[u8]> = looks.iter().flatten().map(Vec::as_slice).collect();
+    let stays = head.choose(&all, args.most_change);
+    let n_kept = stays.iter().filter(|stays| **stays).count();
+    ensure!(n_kept > 0, "{name}: no hidden unit matters to these crops");
+    let change = head.change(&all, &stays);
+    println!("{n_kept} of {} hidden units stay", stays.len());
+    println!("logits of {} crops change by at most {change:.5}, as they are or mirrored", paths.len());
+    // What crops would see that chose nothing.
+    let part = |is_check: bool| -> Vec<&[u8]> {
+        let crops = looks.iter().enumerate().filter(|(at, _)| (at % 10 == 9) == is_check);
+        crops.flat_map(|(_, looks)| looks).map(Vec::as_slice).collect()
+    };
+    let change = head.change(&part(true), &head.choose(&part(false), args.most_change));
+    println!("those of every tenth, where only the others choose: by at most {change:.5}");
+
+    head.keep(graph, &stays).with_context(|| name.clone())?;
+    let spec = file.metadata_props.iter_mut().find(|property| property.key == "spec");
+    let spec = spec.with_context(|| format!("{name}: expected `spec` in the metadata, found none"))?;
+    let mut narrow: Spec = serde_json::from_str(&spec.value).with_context(|| format!("{name}: spec"))?;
+    narrow.hidden = u32::try_from(n_kept)?;
+    spec.value = serde_json::to_string(&narrow)?;
+    let pruned = file.encode_to_vec();
+    files::replace(&args.out, &pruned)?;
+    println!("{}: {} bytes, {} before", args.out.display(), pruned.len(), bytes.len());
+    Ok(())
+}
+
+/// The bytes of the hidden units for each of the crops in `paths`, as it is and mirrored.
+fn looks(model: &Model, head: &Head, input: &Input, paths: &[PathBuf]) -> anyhow::Result<Vec<[Vec<u8>; 2]>> {
+    let found = Mutex::new(vec![[const { Vec::new() }; 2]; paths.len()]);
+    let (next, bar) = (AtomicUsize::new(0), ProgressBar::new(paths.len() as u64));
+    let work = || -> anyhow::Result<()> {
+        let mut model = model.clone();
+        let mut units = |picture: &RgbImage| -> anyhow::Result<Vec<u8>> {
+            let traced = model.trace(&normalised(picture, input))?;
+            let units = traced.into_iter().find(|traced| traced.tensor == head.bytes);
+            Ok(units.with_context(|| format!("{}: not computed in bytes", head.bytes))?.bytes)
+        };
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = paths.get(at) else { return Ok(()) };
+            let crop = read(path, input.size_px)?;
+            let both = [units(&crop)?, units(&imageops::flip_horizontal(&crop))?];
+            found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = both;
+            bar.inc(1);
+        }
+    };
+    let n_threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
+        let ended = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<()>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(ended).collect::<anyhow::Result<()>>()
+    })?;
+    bar.finish_and_clear();
+    Ok(found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// A crop as the network's input [3,S,S].
+fn normalised(crop: &RgbImage, input: &Input) -> Vec<f32> {
+    let channel =
+        |at: usize| crop.pixels().map(move |pixel| (f32::from(pixel.0[at]) - input.mean[at]) / input.std[at]);
+    (0..3).flat_map(channel).collect()
+}
