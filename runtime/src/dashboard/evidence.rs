@@ -6,7 +6,6 @@ use std::io::Cursor;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use fast_image_resize::Resizer;
 use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 
@@ -14,6 +13,7 @@ use super::picture::{jpeg, shrunk};
 use crate::gallery::Sample;
 use crate::report::heat::typical;
 use crate::report::json::{rounded, seconds};
+use crate::resample::Resampler;
 use crate::watch::Event;
 use crate::watch::witness::Judged;
 
@@ -84,7 +84,7 @@ pub(super) struct Encoder {
     parcels: Receiver<Parcel>,
     /// Came before its event did.
     early: Option<Parcel>,
-    resizer: Resizer,
+    resampler: Resampler,
 }
 
 /// All that is kept.
@@ -97,7 +97,7 @@ pub(super) struct Archive {
 pub(super) fn way(model: &str) -> (Sender, Encoder) {
     let (sender, parcels) = sync_channel(MAX_WAITING);
     let sender = Sender { parcels: sender, model: model.to_owned() };
-    (sender, Encoder { parcels, early: None, resizer: Resizer::new() })
+    (sender, Encoder { parcels, early: None, resampler: Resampler::default() })
 }
 
 impl Sender {
@@ -135,7 +135,7 @@ impl Encoder {
             match parcel.event.id.n.cmp(&event.id.n) {
                 // Its event was lost on the way.
                 Ordering::Less => {}
-                Ordering::Equal => return exhibit(&parcel, &mut self.resizer),
+                Ordering::Equal => return exhibit(&parcel, &mut self.resampler),
                 Ordering::Greater => {
                     self.early = Some(parcel);
                     return None;
@@ -199,10 +199,10 @@ impl Exhibit {
     }
 }
 
-fn exhibit(parcel: &Parcel, resizer: &mut Resizer) -> Option<Exhibit> {
+fn exhibit(parcel: &Parcel, resampler: &mut Resampler) -> Option<Exhibit> {
     let about =
         |pick: &Pick| About { what: pick.what, score: rounded(pick.score, 6), pts_s: seconds(pick.pts_ns) };
-    let shown = |pick: &Pick| jpeg(&shrunk(resizer, &pick.crop, SIDE_PX)?, QUALITY).map(Arc::new);
+    let shown = |pick: &Pick| jpeg(&shrunk(resampler, &pick.crop, SIDE_PX)?, QUALITY).map(Arc::new);
     let crops: Option<Vec<_>> = parcel.picks.iter().map(shown).collect();
     let median = parcel.picks.iter().find(|pick| pick.what == MEDIAN).or(parcel.picks.first())?;
     let mut png = Vec::new();

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use serde::Serialize;
@@ -12,7 +11,7 @@ use serde::Serialize;
 use super::settings::Settings;
 use crate::follow::Sighting;
 use crate::report::json::rounded;
-use crate::resample::resize_into;
+use crate::resample::{Filter, Resampler};
 use crate::watch::witness::Looked;
 
 /// For so long after somebody asked for a picture more are copied.
@@ -134,7 +133,7 @@ impl Studio {
 /// The watching thread's end: copies pictures while they are wanted.
 pub(super) struct Copyist {
     studio: Arc<Studio>,
-    resizer: Resizer,
+    resampler: Resampler,
     most_px: u32,
     every: Duration,
     copied: Option<Instant>,
@@ -146,7 +145,7 @@ impl Copyist {
         // Looks come unsteadily; without some grace every other one would be left out.
         let every = Duration::from_millis(800) / settings.picture_hz.max(1);
         let most_px = settings.picture_px.max(1);
-        Copyist { studio, resizer: Resizer::new(), most_px, every, copied: None, n: 0 }
+        Copyist { studio, resampler: Resampler::default(), most_px, every, copied: None, n: 0 }
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -156,7 +155,7 @@ impl Copyist {
     /// Copies the picture for those who look.
     pub(super) fn copy(&mut self, looked: &Looked<'_>) {
         let (width_px, height_px) = looked.picture.dimensions();
-        let Some(picture) = shrunk(&mut self.resizer, looked.picture, self.most_px) else { return };
+        let Some(picture) = shrunk(&mut self.resampler, looked.picture, self.most_px) else { return };
         self.n += 1;
         self.copied = Some(Instant::now());
         let shown = Shown {
@@ -183,7 +182,7 @@ impl Mark {
 }
 
 /// `picture` with its longer side at most `most_px`; `None` for one without pixels.
-pub(super) fn shrunk(resizer: &mut Resizer, picture: &RgbImage, most_px: u32) -> Option<RgbImage> {
+pub(super) fn shrunk(resampler: &mut Resampler, picture: &RgbImage, most_px: u32) -> Option<RgbImage> {
     let (width, height) = picture.dimensions();
     let longer = width.max(height);
     if longer <= most_px {
@@ -193,9 +192,8 @@ pub(super) fn shrunk(resizer: &mut Resizer, picture: &RgbImage, most_px: u32) ->
         let scaled = u64::from(px) * u64::from(most_px) / u64::from(longer);
         u32::try_from(scaled).unwrap_or(most_px).max(1)
     };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Box));
     let mut small = RgbImage::new(side(width), side(height));
-    resize_into(resizer, picture, &options, &mut small)?;
+    resampler.whole_into(picture, Filter::Box, &mut small)?;
     Some(small)
 }
 
@@ -241,9 +239,9 @@ mod tests {
 
     #[test]
     fn any_size_is_shrunk() {
-        let mut resizer = Resizer::new();
+        let mut resampler = Resampler::default();
         for (size, expected) in [((9000, 1), Some((640, 1))), ((3, 5), Some((3, 5))), ((0, 0), None)] {
-            let small = shrunk(&mut resizer, &RgbImage::new(size.0, size.1), 640);
+            let small = shrunk(&mut resampler, &RgbImage::new(size.0, size.1), 640);
             assert_eq!(small.map(|s| s.dimensions()), expected);
         }
     }

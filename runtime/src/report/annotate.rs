@@ -4,9 +4,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use rusty_h264_common::YuvPlanes;
 use rusty_h264_encoder::{EncodeError, Encoder, EncoderConfig};
@@ -18,6 +15,7 @@ use super::avc;
 use super::draw::{FaceMark, draw_marks};
 use super::movie::{Movie, TICKS_HZ, TrackHeader};
 use crate::geom::Rect;
+use crate::resample::{Filter, Resampler};
 
 /// Longest side of the written video; larger pictures are scaled down.
 pub const LONGEST_SIDE_PX: u32 = 1920;
@@ -89,7 +87,7 @@ pub struct AnnotatedVideo {
     picture_px: (u32, u32),
     canvas: RgbImage,
     planes: YuvPlanarImageMut<'static, u8>,
-    resizer: Resizer,
+    resampler: Resampler,
     encoder: Encoder,
     /// `file` until the first frame gives the parameter sets that `movie` starts with.
     file: Option<File>,
@@ -130,7 +128,7 @@ impl AnnotatedVideo {
             picture_px: (width_px, height_px),
             canvas: RgbImage::new(width, height),
             planes: YuvPlanarImageMut::alloc(width, height, YuvChromaSubsampling::Yuv420),
-            resizer: Resizer::new(),
+            resampler: Resampler::default(),
             encoder,
             file: Some(file),
             movie: None,
@@ -197,13 +195,8 @@ impl AnnotatedVideo {
         let (width, height) = self.canvas.dimensions();
         let is_scaled = picture.width() > width || picture.height() > height;
         if is_scaled {
-            let from =
-                TypedImageRef::<U8x3>::from_buffer(picture.width(), picture.height(), picture.as_raw())
-                    .map_err(|e| e.to_string())?;
-            let mut to = TypedImage::<U8x3>::from_buffer(width, height, self.canvas.as_mut())
-                .map_err(|e| e.to_string())?;
-            let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-            self.resizer.resize_typed(&from, &mut to, Some(&options)).map_err(|e| e.to_string())?;
+            let resized = self.resampler.whole_into(picture, Filter::Triangle, &mut self.canvas);
+            resized.ok_or("a picture without pixels")?;
         } else {
             copy_padded(picture, &mut self.canvas);
         }

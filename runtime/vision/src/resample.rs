@@ -1,7 +1,7 @@
-//! Resizing of any rectangle of an RGB picture to a square, also of one that leaves the picture.
+//! Resizing: of any rectangle of an RGB picture to a square, also of one that leaves the picture; of a whole picture or plane.
 
 use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
+use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
@@ -34,6 +34,11 @@ impl Resampler {
         }
     }
 
+    /// Resizes all of `picture` to fill `resized`; `None` where one of them has no pixels.
+    pub fn whole_into(&mut self, picture: &RgbImage, filter: Filter, resized: &mut RgbImage) -> Option<()> {
+        resize_into(&mut self.resizer, picture, &filter.options(), resized)
+    }
+
     /// Fills `resized`; `None` where it is to be black.
     fn try_area(&mut self, picture: &RgbImage, area: &Rect, resized: &mut RgbImage) -> Option<()> {
         let (width, height) = picture.dimensions();
@@ -58,7 +63,7 @@ impl Resampler {
             #[expect(clippy::cast_precision_loss, reason = "bounded by `limit`")]
             (&self.window, area.x - x0 as f32, area.y - y0 as f32)
         };
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).crop(
+        let options = Filter::Triangle.options().crop(
             f64::from(left),
             f64::from(top),
             f64::from(area.w),
@@ -68,8 +73,38 @@ impl Resampler {
     }
 }
 
+/// How output pixels are weighed from those of the source that they cover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// All alike.
+    Box,
+    /// By a triangle, which is bilinear where the picture grows.
+    Triangle,
+}
+
+impl Filter {
+    fn options(self) -> ResizeOptions {
+        let filter = match self {
+            Filter::Box => FilterType::Box,
+            Filter::Triangle => FilterType::Bilinear,
+        };
+        ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter))
+    }
+}
+
+/// A plane of bytes, `from` (width, height) in pixels without padding, resized `to` by [`Filter::Triangle`]; `None`
+/// where a size is 0 or `samples` has another number of bytes.
+pub fn plane(samples: &[u8], from: (u32, u32), to: (u32, u32)) -> Option<Vec<u8>> {
+    let mut resized = vec![0; to.0 as usize * to.1 as usize];
+    let source = TypedImageRef::<U8>::from_buffer(from.0, from.1, samples).ok()?;
+    let mut target = TypedImage::<U8>::from_buffer(to.0, to.1, &mut resized).ok()?;
+    let options = Filter::Triangle.options();
+    Resizer::new().resize_typed(&source, &mut target, Some(&options)).ok()?;
+    Some(resized)
+}
+
 /// Resizes a part of `source` to fill `resized`; `None` when the resizer refuses the sizes.
-pub fn resize_into(
+fn resize_into(
     resizer: &mut Resizer,
     source: &RgbImage,
     options: &ResizeOptions,

@@ -1,10 +1,7 @@
 //! Pixels that aren't square, and making them so.
 
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
-
 use crate::frame::{PixelFormat, Plane};
+use crate::resample;
 use crate::source::h264::Picture;
 
 /// Pixels stretched by more than this are taken for a mistake in the file.
@@ -40,20 +37,12 @@ pub(super) fn make_square(picture: Picture, pixel_aspect: Option<(u32, u32)>) ->
         PixelFormat::I422 if plane_idx > 0 => (width_px.div_ceil(2), height_px),
         _ => (width_px, height_px),
     };
-    let mut resizer = Resizer::new();
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     let mut planes = Vec::with_capacity(picture.planes.len());
     for (plane_idx, plane) in picture.planes.iter().enumerate() {
-        let (from_width, from_height) = size(plane_idx, picture.width_px, picture.height_px);
-        let (to_width, to_height) = size(plane_idx, width_px, height_px);
-        let mut samples = vec![0; to_width as usize * to_height as usize];
-        let from = TypedImageRef::<U8>::from_buffer(from_width, from_height, &plane.samples);
-        let to = TypedImage::<U8>::from_buffer(to_width, to_height, &mut samples);
-        let (Ok(from), Ok(mut to)) = (from, to) else { return picture };
-        if resizer.resize_typed(&from, &mut to, &options).is_err() {
-            return picture;
-        }
-        planes.push(Plane { samples, stride_bytes: to_width as usize });
+        let from = size(plane_idx, picture.width_px, picture.height_px);
+        let to = size(plane_idx, width_px, height_px);
+        let Some(samples) = resample::plane(&plane.samples, from, to) else { return picture };
+        planes.push(Plane { samples, stride_bytes: to.0 as usize });
     }
     Picture { width_px, height_px, planes, ..picture }
 }
