@@ -313,7 +313,7 @@ fn looks(model: &Model, head: &Head, input: &Input, paths: &[PathBuf]) -> anyhow
         let ended = |thread: std::thread::ScopedJoinHandle<'_, anyhow::Result<()>>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        threads.into_iter().map(ended).collect::<anyhow::Result<()>>()
+        threads.into_iter().try_for_each(ended)
     })?;
     bar.finish_and_clear();
     Ok(found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
