@@ -222,7 +222,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
 /// The last panic that was ours. Those of tract are contained; ours are as well, but are mistakes.
 static OWN_PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Keeps a panic of this package's own code, which compilers name by a path inside of it.
+/// Keeps a panic of the engine's own code, which compilers name by a path inside of it.
 fn keep_own(panic: &std::panic::PanicHookInfo<'_>) {
     if panic.location().is_some_and(|place| place.file().contains("engine/src")) {
         *OWN_PANIC.lock().unwrap() = Some(panic.to_string());

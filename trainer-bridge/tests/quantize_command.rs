@@ -11,12 +11,12 @@ use std::process::{Command, Output};
 
 use candor::bundle::{Bundle, Status};
 use candor::engine::Engine;
-use support::{OnnxRuntime, cached, used_network, values};
+use support::{OnnxRuntime, cached, largest_difference, used_network, values};
 use tch::nn::VarStore;
 use tch::{Device, Tensor};
 use trainer_bridge::evaluate::calibration_file::{CALIBRATION_FILE, CalibrationFile};
 use trainer_bridge::evaluate::prediction;
-use trainer_bridge::manifest;
+use trainer_bridge::manifest::{self, Split};
 use trainer_bridge::model::{Backbone, Spec, checkpoint};
 use trainer_bridge::quantize::crops::batches;
 
@@ -151,36 +151,67 @@ fn a_bundle_is_of_the_network_that_was_measured(int8: &Path, float: &Path, data:
     assert!(faces["auc"]["value"].as_f64().is_some() && faces["ece"].as_f64().is_some(), "{faces}");
 }
 
-/// Of a network's hidden units those stay that a crop reaches, and ONNX Runtime finds the same logits for all crops.
+/// Of a network's hidden units those stay that a training crop reaches, and its logits stay as they were.
 fn a_pruned_network_gives_the_same_logits(int8: &Path, data: &Path, scratch: &Path) {
-    let pruned = scratch.join("pruned.onnx");
-    let places = [int8, Path::new("--data"), data, Path::new("--out"), &pruned];
-    assert!(run("prune", &places, &["--most-change", "0"]).status.success());
-    let [whole, pruned] = [int8, &pruned].map(|path| fs::read(path).unwrap());
-    assert!(pruned.len() < whole.len());
+    let prune = |name: &str, most_change: &str| {
+        let out = scratch.join(name);
+        let places = [int8, Path::new("--data"), data, Path::new("--out"), &out];
+        assert!(run("prune", &places, &["--most-change", most_change]).status.success());
+        fs::read(out).unwrap()
+    };
+    let whole = fs::read(int8).unwrap();
+    let [same, alike] = [("same.onnx", "0"), ("alike.onnx", "0.1")].map(|(name, most)| prune(name, most));
 
-    let paths: Vec<PathBuf> = manifest::read(data).unwrap().iter().map(|row| data.join(&row.crop)).collect();
+    let rows = manifest::read(data).unwrap();
+    let training = rows.iter().filter(|row| row.split == Split::Train);
+    let paths: Vec<PathBuf> = training.map(|row| data.join(&row.crop)).collect();
     let spec = Spec::of(Backbone::Lite0, SIZE_PX).unwrap();
     let pictures = Tensor::cat(&batches(&paths, &spec, 1).unwrap(), 0);
+    let pictures = Tensor::cat(&[&pictures, &pictures.flip([3])], 0);
     let side = SIZE_PX as usize;
-    let mut model = Engine::default().load("pruned", &pruned[..], &[1, 3, side, side]).unwrap();
-    let mut reached = Vec::new();
-    for picture in [&pictures, &pictures.flip([3])] {
-        for at in 0..picture.size()[0] {
-            let traced = model.trace(&values(&picture.get(at))).unwrap();
-            let units = traced.iter().find(|traced| traced.tensor == "hidden.relu.q.u8").unwrap();
-            reached.resize(units.bytes.len(), false);
-            reached.iter_mut().zip(&units.bytes).for_each(|(reached, byte)| *reached |= *byte > 0);
+    let mut units = Vec::new();
+    for onnx in [&whole, &same, &alike] {
+        let mut model = Engine::default().load("pruned", &onnx[..], &[1, 3, side, side]).unwrap();
+        let mut reached = Vec::new();
+        for at in 0..pictures.size()[0] {
+            let traced = model.trace(&values(&pictures.get(at))).unwrap();
+            let found = traced.iter().find(|traced| traced.tensor == "hidden.relu.q.u8").unwrap();
+            reached.resize(found.bytes.len(), false);
+            reached.iter_mut().zip(&found.bytes).for_each(|(reached, byte)| *reached |= *byte > 0);
         }
+        units.push((reached.len(), reached.iter().filter(|reached| **reached).count()));
     }
-    println!("{} hidden units stay", reached.len());
-    assert!((1..1024).contains(&reached.len()));
-    assert!(reached.iter().all(|reached| *reached), "a unit stays that no crop reaches");
+    println!("hidden units, and those that a crop reaches: {units:?}");
+    let [(n_whole, n_reached), (n_same, n_same_reached), (n_alike, _)] = units[..] else { unreachable!() };
+    // A unit whose weights are all 0 adds nothing however often it is reached.
+    assert!(n_whole == 1024 && n_reached < n_whole && n_same_reached == n_same && n_same <= n_reached);
+    assert!(n_alike < n_same, "nothing went for a change of .1");
 
     let Some(mut onnx_runtime) = OnnxRuntime::new() else { return };
-    for (name, onnx) in [("whole", &whole), ("pruned", &pruned)] {
+    for (name, onnx) in [("whole", &whole), ("same", &same), ("alike", &alike)] {
         onnx_runtime.add_file(name, onnx, &pictures);
     }
     onnx_runtime.run();
-    assert_eq!(onnx_runtime.output("whole"), onnx_runtime.output("pruned"));
+    let [whole, same, alike] = ["whole", "same", "alike"].map(|name| onnx_runtime.output(name));
+    assert_eq!(whole, same);
+    let change = largest_difference(&whole, &alike);
+    println!("largest change {change}");
+    assert!(0.0 < change && change <= 0.1001);
+    let described = onnx_runtime.described("alike");
+    let spec: Spec = serde_json::from_str(described["metadata"]["spec"].as_str().unwrap()).unwrap();
+    assert_eq!(spec.hidden as usize, n_alike);
+
+    // What is no network is refused, and nothing is written.
+    let refused = run(
+        "prune",
+        &[
+            data.join("manifest.csv").as_path(),
+            Path::new("--data"),
+            data,
+            Path::new("--out"),
+            &scratch.join("none.onnx"),
+        ],
+        &[],
+    );
+    assert!(!refused.status.success() && !scratch.join("none.onnx").exists());
 }

@@ -1,5 +1,4 @@
-//! What sees every pixel: a frame as it was decoded, the upright picture of it, the faces in that, their crops
-//! and looks.
+//! From a frame as it was decoded to the upright picture of it, the faces in that, their crops and looks.
 
 pub mod appearance;
 pub mod detect;

@@ -36,6 +36,9 @@ impl Resampler {
 
     /// Resizes all of `picture` to fill `resized`; `None` where one of them has no pixels.
     pub fn whole_into(&mut self, picture: &RgbImage, filter: Filter, resized: &mut RgbImage) -> Option<()> {
+        if picture.is_empty() || resized.is_empty() {
+            return None;
+        }
         resize_into(&mut self.resizer, picture, &filter.options(), resized)
     }
 
@@ -95,7 +98,11 @@ impl Filter {
 /// A plane of bytes, `from` (width, height) in pixels without padding, resized `to` by [`Filter::Triangle`]; `None`
 /// where a size is 0 or `samples` has another number of bytes.
 pub fn plane(samples: &[u8], from: (u32, u32), to: (u32, u32)) -> Option<Vec<u8>> {
-    let mut resized = vec![0; to.0 as usize * to.1 as usize];
+    let n_bytes = |(width, height): (u32, u32)| width as usize * height as usize;
+    if n_bytes(from) == 0 || n_bytes(to) == 0 || samples.len() != n_bytes(from) {
+        return None;
+    }
+    let mut resized = vec![0; n_bytes(to)];
     let source = TypedImageRef::<U8>::from_buffer(from.0, from.1, samples).ok()?;
     let mut target = TypedImage::<U8>::from_buffer(to.0, to.1, &mut resized).ok()?;
     let options = Filter::Triangle.options();
@@ -145,6 +152,26 @@ fn place(i: i32, n: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_pixels_is_not_resized() {
+        let mut resampler = Resampler::default();
+        let mut whole = |from: (u32, u32), to: (u32, u32)| {
+            let picture = RgbImage::from_pixel(from.0, from.1, image::Rgb([7, 8, 9]));
+            let mut resized = RgbImage::new(to.0, to.1);
+            let outcome = resampler.whole_into(&picture, Filter::Box, &mut resized);
+            outcome.map(|()| resized.pixels().all(|pixel| pixel.0 == [7, 8, 9]))
+        };
+        assert_eq!(whole((4, 6), (3, 2)), Some(true));
+        assert_eq!(whole((0, 6), (3, 2)), None);
+        assert_eq!(whole((4, 6), (3, 0)), None);
+        assert_eq!(plane(&[5; 6], (2, 3), (4, 4)), Some(vec![5; 16]));
+        for (n, from, to) in
+            [(6, (0, 3), (4, 4)), (6, (2, 3), (4, 0)), (5, (2, 3), (4, 4)), (7, (2, 3), (4, 4))]
+        {
+            assert_eq!(plane(&vec![5; n], from, to), None, "{n} {from:?} {to:?}");
+        }
+    }
 
     #[test]
     fn mirror_matches_numpy_reflect() {

@@ -62,7 +62,8 @@ impl Subject {
         }
         let bytes = fs::read(path).map_err(|cause| SubjectError::Io { path: path.to_owned(), cause })?;
         let fails = |cause: String| SubjectError::Metadata { path: path.to_owned(), cause };
-        let file = onnx::Model::decode(&bytes[..]).map_err(|error| fails(error.to_string()))?;
+        let file = onnx::Model::decode(&bytes[..])
+            .map_err(|error| fails(format!("expected an ONNX file: {error}")))?;
         let input = file.input().map_err(|error| fails(error.to_string()))?;
         let score = Calibration { temperature: 1.0, bias: 0.0 };
         Self::load(engine, &path.display().to_string(), &input, &score, &bytes)

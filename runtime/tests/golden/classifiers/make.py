@@ -3,7 +3,7 @@
     .cache/venv/bin/python runtime/tests/golden/classifiers/make.py
 
 Each takes 1 x 3 x side x side and gives 1 x 2 logits, unless its name says otherwise. What a sound one gives is ONNX
-Runtime's in tests/networks.rs for the same kinds of layers; here only refusals count.
+Runtime's in engine/tests/networks.rs for the same kinds of layers; here only refusals count.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "networks"))
+sys.path.insert(0, str(HERE.parents[2] / "engine/tests/golden/networks"))
 
 from make import Net, save  # noqa: E402
 

@@ -115,7 +115,7 @@ unsafe fn conv(
             src_row_bytes: run.src_row_bytes,
             bias: quarters(&packed.bias, block),
         };
-        // None where there is more to do.
+        // None for floats and where a residual is added.
         let quantization = Quantization::of(packed, block).filter(|_| is_simple);
         let mut pixels = Pixels::of(run);
         let mut src = run.src;
