@@ -25,7 +25,9 @@ pub enum SubjectError {
         cause: std::io::Error,
     },
     /// It isn't what this program writes.
-    #[error("{path}: {cause}")]
+    #[error(
+        "{path}: expected an ONNX file with `input` in its metadata, as `export` and `quantize` write: {cause}"
+    )]
     Metadata {
         /// The file.
         path: PathBuf,
@@ -62,9 +64,10 @@ impl Subject {
         }
         let bytes = fs::read(path).map_err(|cause| SubjectError::Io { path: path.to_owned(), cause })?;
         let fails = |cause: String| SubjectError::Metadata { path: path.to_owned(), cause };
-        let file = onnx::Model::decode(&bytes[..])
-            .map_err(|error| fails(format!("expected an ONNX file: {error}")))?;
-        let input = file.input().map_err(|error| fails(error.to_string()))?;
+        let file = onnx::Model::decode(&bytes[..]).map_err(|error| fails(error.to_string()))?;
+        let property = file.metadata_props.iter().find(|property| property.key == "input");
+        let json = property.ok_or_else(|| fails("found none".to_owned()))?;
+        let input: Input = serde_json::from_str(&json.value).map_err(|error| fails(error.to_string()))?;
         let score = Calibration { temperature: 1.0, bias: 0.0 };
         Self::load(engine, &path.display().to_string(), &input, &score, &bytes)
     }

@@ -2,7 +2,6 @@
 //!
 //! Source: onnx/onnx.proto of ONNX 1.12 (IR version 8); fields that are never written or read are left out.
 
-use candor::bundle::Input;
 use prost::Message;
 
 /// FLOAT of `TensorProto.DataType`.
@@ -34,23 +33,6 @@ pub(crate) struct Model {
     pub(crate) opset_import: Vec<OperatorSet>,
     #[prost(message, repeated, tag = "14")]
     pub(crate) metadata_props: Vec<Property>,
-}
-
-/// A file that doesn't say what its network's input is.
-#[derive(Debug, thiserror::Error)]
-#[error("expected an ONNX file with `input` in its metadata, as `export` and `quantize` write: {0}")]
-pub(crate) struct InputError(String);
-
-impl Model {
-    /// What the network's input is, by the file's metadata.
-    ///
-    /// # Errors
-    /// [`InputError`] where the metadata don't say it.
-    pub(crate) fn input(&self) -> Result<Input, InputError> {
-        let property = self.metadata_props.iter().find(|property| property.key == "input");
-        let json = property.ok_or_else(|| InputError("found none".to_owned()))?;
-        serde_json::from_str(&json.value).map_err(|error| InputError(error.to_string()))
-    }
 }
 
 /// Which operators the nodes mean.

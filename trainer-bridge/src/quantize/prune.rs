@@ -10,17 +10,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, ensure};
-use candor::bundle::Input;
 use candor::engine::{Engine, Model};
 use image::{RgbImage, imageops};
 use indicatif::ProgressBar;
 use prost::Message as _;
+use tch::Device;
 
 use super::crops::{read, rows_of};
+use super::ranges::floats;
 use crate::export::onnx::{self, Attribute, Constant, FLOAT, Graph, INT8, INT32, Node, UINT8};
 use crate::files;
 use crate::manifest::Split;
-use crate::model::Spec;
+use crate::model::{Spec, input};
 
 /// Leave out the hidden units of a quantized classifier's head that hardly matter.
 ///
@@ -243,7 +244,8 @@ fn checked(constant: &Constant, data_type: i32, n: Option<usize>) -> Result<&[u8
     let n_bytes = n.and_then(|n| n.checked_mul(number_bytes));
     if constant.data_type != data_type || Some(constant.raw_data.len()) != n_bytes {
         let found = format!("{} bytes of type {}", constant.raw_data.len(), constant.data_type);
-        return Err(wrong(constant, format!("{n:?} numbers of type {data_type}"), found));
+        let n = n.map_or("too many".to_owned(), |n| n.to_string());
+        return Err(wrong(constant, format!("{n} numbers of type {data_type}"), found));
     }
     Ok(&constant.raw_data)
 }
@@ -270,8 +272,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let bytes = fs::read(&args.model).with_context(|| name.clone())?;
     let mut file = onnx::Model::decode(&bytes[..]).with_context(|| name.clone())?;
     ensure!(file.encode_to_vec() == bytes, "{name}: expected a file of `quantize`, found more in it");
-    let input = file.input().with_context(|| name.clone())?;
-    let side = input.size_px as usize;
+    let spec_text = file.metadata_props.iter().position(|property| property.key == "spec");
+    let spec_text =
+        spec_text.with_context(|| format!("{name}: expected `spec` in the metadata, found none"))?;
+    let json = &file.metadata_props[spec_text].value;
+    let spec: Spec = serde_json::from_str(json).with_context(|| format!("{name}: spec"))?;
+    let side = spec.size_px() as usize;
     let load = |name: &str, bytes: &[u8]| Engine::default().load(name, bytes, &[1, 3, side, side]);
     let model = load(&name, &bytes)?;
     let graph = file.graph.as_mut().with_context(|| format!("{name}: expected a graph, found none"))?;
@@ -283,27 +289,24 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let (training, checks) = (paths(Split::Train), paths(Split::Validation));
     ensure!(!training.is_empty(), "--data: expected crops of the split train, found none");
 
-    let chosen = looks(&model, &head, &input, &training)?;
+    let chosen = looks(&model, &head, &spec, &training)?;
     let chosen: Vec<&[u8]> = chosen.iter().flatten().map(Vec::as_slice).collect();
     let stays = head.choose(&chosen, args.most_change);
     let n_kept = stays.iter().filter(|stays| **stays).count();
     ensure!(n_kept > 0, "{name}: no hidden unit matters to these crops");
     println!("{n_kept} of {} hidden units stay", stays.len());
-    let seen = looks(&model, &head, &input, &checks)?;
+    let seen = looks(&model, &head, &spec, &checks)?;
     let seen: Vec<&[u8]> = seen.iter().flatten().map(Vec::as_slice).collect();
     for (what, n, looks) in [("training", training.len(), &chosen), ("validation", checks.len(), &seen)] {
         println!("logits of {n} {what} crops change by at most {:.4}", head.change(looks, &stays));
     }
 
     head.keep(graph, &stays).with_context(|| name.clone())?;
-    let spec = file.metadata_props.iter_mut().find(|property| property.key == "spec");
-    let spec = spec.with_context(|| format!("{name}: expected `spec` in the metadata, found none"))?;
-    let mut narrow: Spec = serde_json::from_str(&spec.value).with_context(|| format!("{name}: spec"))?;
-    narrow.hidden = u32::try_from(n_kept)?;
-    spec.value = serde_json::to_string(&narrow)?;
+    let narrow = Spec { hidden: u32::try_from(n_kept)?, ..spec.clone() };
+    file.metadata_props[spec_text].value = serde_json::to_string(&narrow)?;
     let pruned = file.encode_to_vec();
     // What was foretold is what the file gives, but for the rounding of a few sums.
-    let crop = normalised(&read(&training[0], input.size_px)?, &input);
+    let crop = values(&read(&training[0], spec.size_px())?, &spec);
     let [before, after] = [(&name[..], &bytes), ("pruned", &pruned)]
         .map(|(name, bytes)| load(name, bytes).and_then(|mut model| Ok(model.run(&crop)?[0].clone())));
     let (before, after) = (before?, after?);
@@ -315,20 +318,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The bytes of the hidden units for each of the crops in `paths`, as it is and mirrored.
-fn looks(model: &Model, head: &Head, input: &Input, paths: &[PathBuf]) -> anyhow::Result<Vec<[Vec<u8>; 2]>> {
+fn looks(model: &Model, head: &Head, spec: &Spec, paths: &[PathBuf]) -> anyhow::Result<Vec<[Vec<u8>; 2]>> {
     let found = Mutex::new(vec![[const { Vec::new() }; 2]; paths.len()]);
     let (next, bar) = (AtomicUsize::new(0), ProgressBar::new(paths.len() as u64));
     let one_by_one = || -> anyhow::Result<()> {
         let mut model = model.clone();
         let mut units = |picture: &RgbImage| -> anyhow::Result<Vec<u8>> {
-            let traced = model.trace(&normalised(picture, input))?;
+            let traced = model.trace(&values(picture, spec))?;
             let units = traced.into_iter().find(|traced| traced.tensor == head.bytes);
             Ok(units.with_context(|| format!("{}: not computed in bytes", head.bytes))?.bytes)
         };
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(path) = paths.get(at) else { return Ok(()) };
-            let crop = read(path, input.size_px)?;
+            let crop = read(path, spec.size_px())?;
             let both = [units(&crop)?, units(&imageops::flip_horizontal(&crop))?];
             found.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = both;
             bar.inc(1);
@@ -349,10 +352,8 @@ fn looks(model: &Model, head: &Head, input: &Input, paths: &[PathBuf]) -> anyhow
 }
 
 /// A crop as the network's input [3,S,S].
-fn normalised(crop: &RgbImage, input: &Input) -> Vec<f32> {
-    let channel =
-        |at: usize| crop.pixels().map(move |pixel| (f32::from(pixel.0[at]) - input.mean[at]) / input.std[at]);
-    (0..3).flat_map(channel).collect()
+fn values(crop: &RgbImage, spec: &Spec) -> Vec<f32> {
+    floats(&input(&[crop], spec, Device::Cpu).contiguous())
 }
 
 #[cfg(test)]
