@@ -1,5 +1,6 @@
 """Instructions that the program for aarch64 executes, counted by a plugin of the emulator (count.c)."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
+PROFILE = os.environ.get("CANDOR_PROFILE", "release")
 # With the names of its functions.
-PROGRAM = REPO / "target/cross/aarch64-unknown-linux-gnu/release/candor"
+PROGRAM = REPO / "target/cross/aarch64-unknown-linux-gnu" / PROFILE / "candor"
 PLUGIN = REPO / "target/cross/count.so"
 # A core for each set of kernels.
 CORES = {"neon": "cortex-a72", "neon-dotprod": "cortex-a76", "neon-i8mm": "max"}
